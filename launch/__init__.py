@@ -1,0 +1,1 @@
+"""The commands, recipes, DeepSpeed and cluster files."""
