@@ -1,1 +1,10 @@
-"""TODO"""
+"""Micron-BERT pretraining: the model, its training loop on DeepSpeed, and its weights.
+
+Importing this package imports torch and timm, never deepspeed (that is `pretrain.engine`'s alone).
+"""
+
+from pretrain.dma import change_map
+from pretrain.model import MicronBert, ModelConfig, create
+from pretrain.weights import describe, load_encoder, load_micron
+
+__all__ = ["MicronBert", "ModelConfig", "change_map", "create", "describe", "load_encoder", "load_micron"]

@@ -1,0 +1,132 @@
+"""Contextual agreement between a frame and its crop (Micron-BERT, eq. 10 and 15), by MSE or by DINO.
+
+The paper states MSE; the released code trains with DINO (Caron et al., Emerging Properties in
+Self-Supervised Vision Transformers, ICCV 2021). A constant contextual token satisfies plain MSE: the
+training loop logs its spread over the batch and warns on collapse.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class AgreementConfig:
+    """The contextual agreement loss and its crops."""
+
+    kind: Literal["none", "mse", "dino"] = "mse"
+    """none (MB1, MB2), mse (the paper, eq. 15), dino (the released code)."""
+    stop_gradient: bool = False
+    """mse: treat the whole frame's contextual feature as a constant target (guards against collapse)."""
+    crop_scale: tuple[float, float] = (0.4, 1.0)
+    """Area of a random (global) crop, share of the frame."""
+    local_crops: int = 8
+    """dino: small crops per frame."""
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    """dino: area of a local crop, share of the frame."""
+    local_size: float = 0.43
+    """dino: side of a local crop, share of the frame's side, rounded to whole patches (96 of 224 px)."""
+    out_dim: int = 128
+    """dino: prototypes."""
+    student_temperature: float = 0.1
+    """dino: softmax temperature of the student."""
+    teacher_temperature: float = 0.04
+    """dino: softmax temperature of the teacher."""
+    centre_momentum: float = 0.9
+    """dino: momentum of the teacher's centre."""
+    teacher_momentum: float = 0.996
+    """dino: first momentum of the teacher's weights; grows to 1 along a cosine."""
+
+
+def mse_agreement(reference: Tensor, crop: Tensor, stop_gradient: bool) -> Tensor:
+    """MSE between contextual features [B D] of I(t+δ) and of its crop (eq. 15) -> []."""
+    target = reference.detach() if stop_gradient else reference
+    return F.mse_loss(crop.float(), target.float())
+
+
+class DinoHead(nn.Module):
+    """Three-layer MLP with a bottleneck and weight-normalised prototypes: [B D] -> [B out_dim]."""
+
+    def __init__(self, dim: int, config: AgreementConfig):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim // 2)
+        )
+        self.prototypes = nn.Linear(dim // 2, config.out_dim, bias=False)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits before temperature."""
+        return F.linear(F.normalize(self.mlp(x), dim=-1), F.normalize(self.prototypes.weight, dim=-1))
+
+
+def dino_loss(student: list[Tensor], teacher: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of the student's crops under the teacher's global crops, equal crops left out.
+
+    Args:
+        student: logits per crop size: first the two global crops [2B K] (crop-major), then the local [L·B K].
+        teacher: probabilities of the two global crops, [2 B K].
+
+    Returns:
+        [] mean over the pairs of different crops.
+    """
+    batch = teacher.shape[1]
+    crops = torch.cat([logits.view(-1, batch, logits.shape[-1]) for logits in student])  # [2+L B K]
+    log_student = F.log_softmax(crops.float() / temperature, dim=-1)
+    cross = -torch.einsum("tbk,sbk->tsb", teacher.float(), log_student).mean(-1)  # [2 2+L]
+    different = ~torch.eye(2, len(crops), dtype=torch.bool, device=cross.device)
+    return cross[different].mean()
+
+
+class DinoTeacher:
+    """The exponential moving average of encoder and head that DINO's targets come from.
+
+    Kept outside the trained module and in float32, so that no engine casts, shards or optimises it.
+    """
+
+    def __init__(self, encoder: nn.Module, head: DinoHead, config: AgreementConfig):
+        self.config = config
+        self.module = (
+            nn.ModuleDict({"encoder": copy.deepcopy(encoder), "head": copy.deepcopy(head)}).float().eval()
+        )
+        self.module.requires_grad_(False)
+        self.centre = torch.zeros(config.out_dim, device=next(encoder.parameters()).device)
+        self.batch_centre = self.centre.clone()
+
+    @torch.no_grad()
+    def targets(self, crops: Tensor) -> Tensor:
+        """Probabilities of the two global crops [2B 3 H W] (crop-major) -> [2 B K]; notes the batch's centre."""
+        logits = self.module["head"](self.module["encoder"](crops.float())[:, 0])  # [2B K]
+        self.batch_centre = logits.mean(0)
+        probabilities = ((logits - self.centre) / self.config.teacher_temperature).softmax(-1)
+        return probabilities.view(2, -1, probabilities.shape[-1])
+
+    @torch.no_grad()
+    def update(self, encoder: nn.Module, head: nn.Module, progress: float) -> None:
+        """Move weights and centre towards the student's; `progress` in 0..1 sets the momentum.
+
+        `batch_centre` must hold the mean over all ranks by now.
+        """
+        momentum = 1 - (1 - self.config.teacher_momentum) * (math.cos(math.pi * progress) + 1) / 2
+        for name, student in (("encoder", encoder), ("head", head)):
+            for old, new in zip(self.module[name].parameters(), student.parameters(), strict=True):
+                old.lerp_(new.detach().float(), 1 - momentum)
+        self.centre = torch.lerp(self.batch_centre, self.centre, self.config.centre_momentum)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights and centre, for a checkpoint."""
+        return {**self.module.state_dict(), "centre": self.centre}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
+        self.centre = state["centre"].to(self.centre)
+        self.module.load_state_dict({name: value for name, value in state.items() if name != "centre"})
