@@ -1,0 +1,102 @@
+"""The pretrained encoder as a plug-in: loading, random initialisation, provenance, digest."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+import pretrain
+from pretrain import MicronBert
+
+Mode = Literal["frozen", "partial", "full"]
+
+
+@dataclass
+class BackboneConfig:
+    """The encoder that the head is plugged into."""
+
+    preset: Literal["tiny", "small", "base", "large"] = "tiny"
+    """Architecture of the randomly initialised encoder that is used when no --encoder is given."""
+    random: bool = False
+    """Take the architecture of --encoder but random weights: the control experiment."""
+    compare_random: bool = False
+    """Run the whole protocol a second time with random weights (as `random`) and show both in the report."""
+    seed: int = 0
+    """Seed of random weights."""
+    mode: Mode = "frozen"
+    """frozen: features are computed once per clip; partial: the last `blocks` blocks train; full: all of it."""
+    blocks: int = 1
+    """Encoder blocks that train in mode `partial`, counted from the last."""
+    lr_scale: float = 0.1
+    """Learning rate of encoder parameters as a share of train.lr (modes partial and full)."""
+
+
+@dataclass
+class Backbone:
+    """A Micron-BERT module and where its weights come from."""
+
+    model: MicronBert
+    pretrained: bool
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What the report says about it: 'weights', 'checkpoint', 'steps', 'data', 'architecture'."""
+
+    @property
+    def title(self) -> str:
+        """A few words for tables: 'pretrained (step-200)' or 'random initialisation'."""
+        return str(self.provenance.get("title", "given encoder"))
+
+    def digest(self) -> str:
+        """SHA-256 of the weights by name: two runs with one digest use the same encoder."""
+        total = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            total.update(name.encode())
+            total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return total.hexdigest()
+
+
+def load(checkpoint: str, config: BackboneConfig, device: torch.device) -> Backbone:
+    """The encoder of a run: `checkpoint` in any form pretrain.load_micron reads, or random weights ('' or random).
+
+    Raises FlickerError where the checkpoint cannot be read.
+    """
+    if not checkpoint:
+        return _random(config, device, template=None)
+    model = pretrain.load_micron(checkpoint, device=str(device))
+    if config.random:
+        return _random(config, device, template=model)
+    about = dict(pretrain.describe(checkpoint))
+    return Backbone(model, True, {"title": "pretrained", "weights": checkpoint, **about})
+
+
+def _random(config: BackboneConfig, device: torch.device, template: MicronBert | None) -> Backbone:
+    """Random weights by seed: the architecture of `template`, else of the preset."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = pretrain.create(config.preset) if template is None else MicronBert(template.config)
+    about = {"title": "random initialisation", "weights": "random initialisation", "seed": config.seed}
+    return Backbone(model.to(device).eval(), False, about)
+
+
+def trainable_copy(model: MicronBert, mode: Mode, blocks: int) -> MicronBert:
+    """A copy of the module for one fold, with gradients where the mode wants them.
+
+    frozen: none; partial: the last `blocks` blocks, the encoder's final norm and DMA; full: encoder and DMA.
+    The decoder never trains: recognition does not use it.
+    """
+    model = copy.deepcopy(model).requires_grad_(False)
+    if mode == "frozen":
+        return model
+    parts: list[nn.Module] = [model.encoder]
+    if mode == "partial":
+        parts = [*list(model.encoder.blocks)[-blocks:], model.encoder.norm]
+    if model.attention is not None:
+        parts.append(model.attention)
+    for part in parts:
+        part.requires_grad_(True)
+    model.encoder.pos_embed.requires_grad_(False)
+    return model

@@ -1,0 +1,153 @@
+"""The recognition head of Micron-BERT (section 5.3): onset = I(t), apex = I(t+δ), P_dma as features.
+
+The paper stops there; how P_dma becomes logits is not said, so pooling and classifier are options. So are further
+features of the same two frames, each a row of values per patch:
+
+- `dma`: P_dma of (onset, apex), eq. 9 or 12: the paper's, the default;
+- `difference`: encoder tokens of the apex minus those of the onset;
+- `change`: the change map 1 - diag / max(diag), one value per patch (released code, Fig. 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from finetune.backbone import Mode, trainable_copy
+from finetune.folds import Portion
+from finetune.heads.pooling import AttentionPool, Classifier, Pooling, Standardise, classifier, pool_cells
+from pretrain import MicronBert, change_map
+from shards.errors import UsageError
+
+Feature = Literal["dma", "difference", "change"]
+FEATURES = ("dma", "difference", "change")
+
+
+@dataclass
+class MicronOptions:
+    """Options of the head `micron`."""
+
+    features: list[str] = field(default_factory=lambda: ["dma"])
+    """What is taken per patch, concatenated: dma (the paper), difference (apex minus onset tokens), change (map)."""
+    pooling: Pooling = "mean"
+    """mean over patches; attention: learned weights; grid: means of `cells` x `cells` areas, which keeps the place."""
+    cells: int = 6
+    """Areas per side for pooling `grid`."""
+    classifier: Classifier = "linear"
+    """linear, or mlp with one hidden layer."""
+    hidden: int = 128
+    """Width of the hidden layer of `mlp`."""
+    dropout: float = 0.0
+    """Dropout before each linear layer (0..1)."""
+
+
+class Readout(nn.Module):
+    """Features to logits: standardise, pool (attention only; the others are part of the features), classify."""
+
+    def __init__(self, dim: int, classes: int, options: MicronOptions):
+        super().__init__()
+        self.standardise = Standardise(dim)
+        self.pool = AttentionPool(dim) if options.pooling == "attention" else nn.Identity()
+        self.classify = classifier(options.classifier, dim, classes, options.hidden, options.dropout)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """inputs['features'] [B F] (or [B N F] for attention pooling) -> logits [B C]"""
+        return self.classify(self.pool(self.standardise(inputs["features"])))
+
+    def fit(self, portion: Portion) -> None:
+        """Set the statistics from training features. Raises LeakError for any other portion."""
+        portion.require_training("feature statistics")
+        self.standardise.fit(portion.inputs["features"])
+
+
+class MicronHead(nn.Module):
+    """Micron-BERT's encoder and DMA with a classifier; inputs 'onset' and 'apex', RGB uint8 [B H W 3].
+
+    `extract(inputs)` is the encoder's part, `readout()` makes an untrained classifier for its features, and
+    `forward` is both, for training the encoder as well. `trainable(...)` gives a copy for one fold.
+    """
+
+    needs = frozenset({"onset", "apex"})
+
+    def __init__(self, classes: int, encoder: MicronBert, options: MicronOptions):
+        super().__init__()
+        if unknown := [name for name in options.features if name not in FEATURES] or not options.features:
+            raise UsageError(f"head.micron.features: {unknown or 'empty'}; choose from {', '.join(FEATURES)}")
+        if options.pooling == "grid" and not 1 <= options.cells <= encoder.encoder.grid:
+            raise UsageError(f"head.micron.cells {options.cells} is outside 1..{encoder.encoder.grid}")
+        self.classes, self.options, self.encoder = classes, options, encoder
+        self.classify = self.readout()
+        self.encoder_lr_scale = 1.0
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels F of the extracted features."""
+        wide = self.encoder.encoder.embed_dim
+        dim = sum(1 if name == "change" else wide for name in self.options.features)
+        return int(dim * (self.options.cells**2 if self.options.pooling == "grid" else 1))
+
+    def readout(self) -> Readout:
+        """An untrained classifier for `extract`'s features."""
+        return Readout(self.feature_dim, self.classes, self.options)
+
+    def trainable(self, mode: Mode, blocks: int, lr_scale: float) -> MicronHead:
+        """A copy with its own encoder and a new classifier; gradients as the mode says (backbone.trainable_copy)."""
+        head = MicronHead(self.classes, trainable_copy(self.encoder, mode, blocks), self.options)
+        head.encoder_lr_scale = lr_scale
+        return head
+
+    def tokens(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The chosen features per patch: [B N F]."""
+        onset, apex = (self.encoder.preprocess(inputs[name]) for name in ("onset", "apex"))
+        parts: dict[str, Tensor] = {}
+        if {"dma", "change"} & set(self.options.features):
+            parts["dma"], diag = self.encoder.dma(onset, apex)
+            parts["change"] = change_map(diag).unsqueeze(-1)
+        if "difference" in self.options.features:
+            before, after = self.encoder.encoder(torch.cat([onset, apex])).chunk(2)
+            parts["difference"] = (after - before)[:, 1:]
+        return torch.cat([parts[name].float() for name in self.options.features], dim=-1)
+
+    def extract(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Features of frames: [B F], or [B N F] for attention pooling."""
+        tokens = self.tokens(inputs)
+        if self.options.pooling == "mean":
+            return tokens.mean(dim=1)
+        return pool_cells(tokens, self.options.cells) if self.options.pooling == "grid" else tokens
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """inputs 'onset', 'apex' -> logits [B C]"""
+        return self.classify({"features": self.extract(inputs)})
+
+    def fit(self, portion: Portion) -> None:
+        """Set the feature statistics with the present encoder. Raises LeakError unless a training portion."""
+        portion.require_training("feature statistics")
+        rows = [self._row(portion.inputs, start) for start in range(0, len(portion), 16)]
+        self.classify.standardise.fit(torch.cat(rows))
+
+    def _row(self, inputs: Mapping[str, Tensor], start: int) -> Tensor:
+        with torch.no_grad():
+            return self.extract({name: value[start : start + 16] for name, value in inputs.items()})
+
+    @torch.no_grad()
+    def changes(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The DMA change map [B g g] in [0, 1), for pictures (zero where the model has no DMA)."""
+        onset, apex = (self.encoder.preprocess(inputs[name]) for name in ("onset", "apex"))
+        grid = int(self.encoder.encoder.grid)
+        return change_map(self.encoder.dma(onset, apex)[1].float()).unflatten(1, (grid, grid))
+
+
+def build(classes: int, encoder: MicronBert | None, **options: object) -> MicronHead:
+    """The head for `finetune.heads.create`. Raises UsageError without an encoder."""
+    if encoder is None:
+        raise UsageError("the head 'micron' is Micron-BERT's encoder with a classifier: give it an encoder")
+    return MicronHead(classes, encoder, MicronOptions(**options))  # type: ignore[arg-type]
+
+
+def option_names() -> Sequence[str]:
+    """The keys that `build` takes."""
+    return list(MicronOptions.__dataclass_fields__)

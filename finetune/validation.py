@@ -1,0 +1,129 @@
+"""What a loader found, missed and repaired, as an object and as text a researcher can read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune.clips import Clip
+
+SIMULATED_MARK = "SIMULATED.txt"
+FLAGS: Mapping[str, str] = {
+    "apex-midpoint": "apex missing or outside onset..offset: the midpoint is used",
+    "apex-at-onset": "apex = onset: the onset-apex pair shows no motion",
+    "apex-at-offset": "apex = offset",
+    "onset-nearest": "onset frame has no file: the nearest frame that exists is used",
+    "apex-nearest": "apex frame has no file: the nearest frame that exists is used",
+    "offset-clamped": "offset lies past the last frame that exists: clamped to it",
+    "offset-nearest": "offset frame has no file: the nearest frame that exists is used",
+    "offset-known": "offset replaced by the known correction of this row",
+    "au-unread": "part of the action unit cell could not be read and was left out",
+    "folder-case": "clip folder found under another spelling of its name",
+    "gaps": "frames between onset and offset are missing",
+}
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One repair or peculiarity: which clip, which flag, and the values before and after."""
+
+    clip: str
+    flag: str
+    detail: str
+
+
+@dataclass
+class Validation:
+    """The outcome of loading a dataset. `text()` prints it; `as_dict()` goes into results.json."""
+
+    dataset: str
+    root: str
+    workbook: str
+    version: str
+    images: str
+    """Folder that the frames were read from."""
+    simulated: bool = False
+    """A file SIMULATED.txt lies at the dataset's root: scores on it are no result on a real dataset."""
+    found: int = 0
+    """Clips loaded."""
+    rows: int = 0
+    """Rows in the workbook."""
+    missing: list[str] = field(default_factory=list)
+    """Rows whose folder or frames are missing: 'sub01/EP02_01f: reason'."""
+    unlabelled: list[str] = field(default_factory=list)
+    """Clip folders without a row."""
+    repairs: list[Repair] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+    """Clips per published label."""
+    schemes: list[tuple[str, dict[str, int], dict[str, int] | None]] = field(default_factory=list)
+    """(scheme, clips per class found, clips per class published or None)."""
+
+    @property
+    def missing_share(self) -> float:
+        """Share of the workbook's rows that could not be loaded."""
+        return len(self.missing) / max(self.rows, 1)
+
+    def note(self, clip: str, flag: str, detail: str) -> str:
+        """Record a repair; returns the flag."""
+        self.repairs.append(Repair(clip, flag, detail))
+        return flag
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """The report as lines of text."""
+        subjects = len({label.split("/")[0] for label in self.missing})
+        lines = [
+            f"{self.dataset} {self.version}: {self.found} of {self.rows} clips found in {self.images}",
+            f"  labels   {self.workbook}",
+        ]
+        if self.simulated:
+            lines.append("  simulated data: scores on it are not a result on a real dataset")
+        if self.missing:
+            lines += [f"  missing  {len(self.missing)} clips of {subjects} subjects:", *_few(self.missing)]
+        if self.unlabelled:
+            lines += [f"  folders without a row (not used): {len(self.unlabelled)}", *_few(self.unlabelled)]
+        lines += self._repair_lines()
+        lines += ["  labels   " + ", ".join(f"{name} {n}" for name, n in sorted(self.labels.items()))]
+        return "\n".join(lines + self._scheme_lines())
+
+    def _repair_lines(self) -> list[str]:
+        """Repairs, grouped by kind."""
+        lines = []
+        for flag, count in sorted(Counter(repair.flag for repair in self.repairs).items()):
+            lines.append(f"  {flag} ({FLAGS.get(flag, '')}): {count}")
+            lines += _few([f"{one.clip}: {one.detail}" for one in self.repairs if one.flag == flag])
+        return lines
+
+    def _scheme_lines(self) -> list[str]:
+        """Counts per class scheme beside the published counts."""
+        lines = ["", f"  {'scheme':<28}{'class':<12}{'found':>7}{'published':>11}"]
+        for scheme, found, published in self.schemes:
+            for place, (name, count) in enumerate(found.items()):
+                expected = str(published[name]) if published else "-"
+                mark = " *" if published and published[name] != count else ""
+                lines.append(f"  {scheme if place == 0 else '':<28}{name:<12}{count:>7}{expected:>11}{mark}")
+            total = sum(published.values()) if published else "-"
+            lines.append(f"  {'':<28}{'total':<12}{sum(found.values()):>7}{total:>11}")
+        return [*lines, "  * differs from the published count"]
+
+
+def _few(items: list[str], limit: int = 12) -> list[str]:
+    """The first `limit` items, indented, and how many more there are."""
+    lines = [f"    {item}" for item in items[:limit]]
+    return lines + ([f"    ... and {len(items) - limit} more"] if len(items) > limit else [])
+
+
+def is_simulated(root: Path) -> bool:
+    """Whether the dataset (or the folder that holds it) is marked as simulated by a file SIMULATED.txt."""
+    return (root / SIMULATED_MARK).is_file() or (root.resolve().parent / SIMULATED_MARK).is_file()
+
+
+def count_labels(clips: Iterable[Clip]) -> dict[str, int]:
+    """Clips per published label, most frequent first."""
+    return dict(Counter(clip.emotion for clip in clips).most_common())

@@ -1,0 +1,90 @@
+"""Recognition: leave-one-subject-out on a labelled dataset, with a pretrained encoder or a random one.
+
+    python launch/finetune.py --config launch/recipes/finetune/casme2_micron.yaml --data.root CASME2 --encoder RUN
+    python launch/finetune.py --data.root CASME2 --data.check true
+    deepspeed --num_gpus 8 launch/finetune.py --config ... --data.root CASME2       # folds spread over the ranks
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # launch/ itself must not shadow the packages pretrain and finetune
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import logging
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from launch.cli import parse, run, to_yaml
+
+if TYPE_CHECKING:
+    from finetune.config import FinetuneConfig
+    from finetune.results import Results
+
+DESCRIPTION = "Leave-one-subject-out recognition on a labelled dataset; resumable per fold, with an HTML report."
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, then check the data or run the protocol; ends with where the report is."""
+    from finetune.config import FinetuneConfig
+
+    config = parse(FinetuneConfig, arguments, command="finetune.py", description=DESCRIPTION)
+    if config.data.check:
+        check_data(config)
+        return
+    use_local_gpu()
+    results = run_all(config)
+    if results is not None:
+        print_summary(results)
+
+
+def check_data(config: FinetuneConfig) -> None:
+    """Print the loader's report. Raises FlickerError after it where too many rows have no frames."""
+    from finetune import casme2, prepare
+
+    _, validation = prepare.load_clips(config.data)
+    print(validation.text())
+    casme2.check_missing(validation, config.data.max_missing)
+
+
+def use_local_gpu() -> None:
+    """Under a launcher, one GPU per process (LOCAL_RANK)."""
+    import torch
+
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+
+
+def run_all(config: FinetuneConfig) -> Results | None:
+    """The run and, if wanted, the same run from random weights, which the report then shows beside it."""
+    from finetune import loso
+    from shards.files import write_text
+
+    write_text(Path(config.out) / "config.yaml", to_yaml(config))
+    if not config.backbone.compare_random:
+        return loso.run(config)
+    control = Path(config.out) / "random-encoder"
+    backbone = replace(config.backbone, random=True, compare_random=False)
+    logging.getLogger(__name__).info("control: the same protocol with random weights, in %s", control)
+    loso.run(replace(config, out=str(control), backbone=backbone, compare=[]))
+    return loso.run(replace(config, compare=[*config.compare, str(control)]))
+
+
+def print_summary(results: Results) -> None:
+    """The scores by selection, and where the report is."""
+    from finetune.results import SELECTION_TITLES, SIMULATED
+
+    print(f"\n{results.dataset} {results.scheme}: {results.clips} clips, {results.subjects} subjects, {results.title}")
+    for name, scores in results.selections.items():
+        figures = "  ".join(f"{key.upper()} {scores[key]:.3f} ± {scores[f'{key}_std']:.3f}" for key in ("uf1", "uar"))
+        print(f"  {name:<7}{figures}  accuracy {scores['accuracy']:.3f}   {SELECTION_TITLES[name]}")
+    if results.simulated:
+        print(f"  {SIMULATED}")
+    print(f"report: {results.out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run(main)
