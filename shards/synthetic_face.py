@@ -41,6 +41,8 @@ class Identity:
     mouth: tuple[float, float, float, float]
     """y, half width, height of the upper and of the lower lip."""
     hairline: float
+    sweep: float
+    """How much lower the hairline is at the image's right than at its left, per unit."""
     hair_length: float
     """How far down the hair behind the head reaches (y)."""
     beard: float
@@ -79,7 +81,9 @@ class Identity:
 
 def sample_identity(rng: np.random.Generator) -> Identity:
     """Draw a person's looks from `rng`."""
-    skin = _between(_SKIN, rng.uniform(0, len(_SKIN) - 1))
+    tone = rng.uniform(0, len(_SKIN) - 1)
+    skin = _between(_SKIN, tone)
+    hair = _HAIR[rng.integers(len(_HAIR) if tone < 1.5 else 2)]  # dark skin with dark hair
     eye_y = rng.uniform(-0.17, -0.12)
     angle, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.75)
     light = np.array([height * np.cos(angle), -0.25 + 0.5 * height * np.sin(angle), 1.0])
@@ -88,7 +92,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         half_width=rng.uniform(0.60, 0.68),
         half_height=rng.uniform(0.84, 0.92),
         jaw=rng.uniform(0.06, 0.24),
-        eye=(rng.uniform(0.255, 0.295), eye_y, rng.uniform(0.118, 0.14), rng.uniform(0.046, 0.062)),
+        eye=(rng.uniform(0.255, 0.295), eye_y, rng.uniform(0.122, 0.145), rng.uniform(0.052, 0.068)),
         brow=(rng.uniform(0.14, 0.18), rng.uniform(0.015, 0.045), rng.uniform(0.018, 0.034)),
         nose=(rng.uniform(0.19, 0.26), rng.uniform(0.10, 0.14)),
         mouth=(
@@ -97,13 +101,14 @@ def sample_identity(rng: np.random.Generator) -> Identity:
             rng.uniform(0.035, 0.055),
             rng.uniform(0.05, 0.075),
         ),
-        hairline=rng.uniform(-0.66, -0.52),
+        hairline=rng.uniform(-0.68, -0.54),
+        sweep=rng.normal(0, 0.15),
         hair_length=rng.uniform(0.7, 1.3) if long_hair else rng.uniform(-0.2, 0.1),
         beard=0.0 if long_hair else float(rng.choice([0.0, 0.0, 0.25, 0.6])),
         freckles=float(rng.choice([0.0, 0.0, 0.5, 1.0])),
         skin=skin,
-        hair=np.array(_HAIR[rng.integers(len(_HAIR))]) / 255 * rng.uniform(0.85, 1.1),
-        iris=np.array(_IRIS[rng.integers(len(_IRIS))]) / 255,
+        hair=np.array(hair) / 255 * rng.uniform(0.85, 1.1),
+        iris=np.array(_IRIS[rng.integers(len(_IRIS) if tone < 1.5 else 2)]) / 255,
         lips=np.clip(skin * rng.uniform([0.80, 0.50, 0.50], [0.92, 0.64, 0.66]), 0, 1),
         shirt=np.array(_SHIRT[rng.integers(len(_SHIRT))]) / 255,
         wall=np.array(_WALL[rng.integers(len(_WALL))]) / 255 * rng.uniform(0.6, 1.05),
@@ -162,15 +167,14 @@ class Portrait:
         hill = np.exp(-0.5 * ((np.abs(self.x) - x) / sx) ** 2 - 0.5 * ((self.y - y) / sy) ** 2)
         return hill if x else np.exp(-0.5 * (self.x / sx) ** 2 - 0.5 * ((self.y - y) / sy) ** 2)
 
-    def _paint(self, mask: Array, colour: Array, covers: bool = False) -> None:
-        """Blend `colour` (RGB or [T T 3]) in where `mask` [T T] is 1."""
+    def _paint(self, mask: Array, colour: Array) -> None:
+        """Lay `colour` (RGB or [T T 3]) over the premultiplied picture where `mask` [T T] is 1."""
         self._rgb += mask[..., None] * (np.asarray(colour, np.float32) - self._rgb)
-        if covers:
-            self._cover = np.maximum(self._cover, mask)
+        self._cover += mask * (1 - self._cover)
 
     def _finish(self, rgb: Array, cover: Array) -> Array:
-        """Float layers to the blurred (no aliasing when sampled at half resolution) premultiplied uint8."""
-        layers = np.dstack([np.clip(rgb, 0, 1) * cover[..., None], cover]) * 255
+        """Float layers to uint8 [h w 4], blurred so that sampling at half the resolution does not alias."""
+        layers = np.dstack([np.clip(rgb, 0, 1), cover]) * 255
         return np.rint(cv2.GaussianBlur(layers, (0, 0), 0.8)).astype(np.uint8)
 
     # -- the head
@@ -178,15 +182,16 @@ class Portrait:
     def _face_mask(self) -> Array:
         who = self.identity
         narrow = 1 - who.jaw * np.clip((self.y + 0.1) / who.half_height, 0, 1) ** 2
-        radius = np.sqrt((self.x / (who.half_width * narrow)) ** 2 + (self.y / who.half_height) ** 2)
+        across, down = np.abs(self.x / (who.half_width * narrow)), np.abs(self.y / who.half_height)
+        radius = (across**2.2 + down**2.2) ** (1 / 2.2)
         return self.soft((radius - 1) * who.half_width)
 
     def _draw(self) -> None:
         who = self.identity
         self._draw_behind()
         ears = self.soft(np.hypot((np.abs(self.x) - who.half_width) / 0.09, (self.y - 0.02) / 0.17) - 1, 0.06)
-        self._paint(ears, who.skin * 0.86, covers=True)
-        self._paint(self._face, self._skin_texture(), covers=True)
+        self._paint(ears * (who.hair_length < 0.5), who.skin * 0.8)
+        self._paint(self._face, self._skin_texture())
         self._draw_nose()
         self._draw_mouth()
         self._draw_brows()
@@ -198,18 +203,16 @@ class Portrait:
         who = self.identity
         back = np.hypot(self.x / (who.half_width + 0.12), (self.y + 0.12) / (who.half_height + 0.06)) - 1
         sides = np.where(self.y > -0.12, np.abs(self.x) / (who.half_width + 0.13) - 1, back)
-        falls = np.maximum(sides, (self.y - who.hair_length) * 2)
-        self._paint(
-            self.soft(np.minimum(np.maximum(back, (self.y - 0.1)), falls), 0.05),
-            self._hair_texture() * 0.7,
-            covers=True,
-        )
+        end = who.hair_length - 0.25 * np.clip(np.abs(self.x) - 0.45, 0, 1) + 0.03 * self.noise(0.08, (1.0, 9.0))
+        falls = np.maximum(sides, self.y - end)
+        self._paint(self.soft(np.minimum(np.maximum(back, (self.y - 0.1)), falls), 0.05), self._hair_texture() * 0.7)
         neck = self.soft(np.abs(self.x) - 0.36 - 0.25 * np.clip(self.y - 0.95, 0, 1)) * (self.y > 0)
-        dark = 0.62 + 0.2 * np.clip(self.y - 0.85, 0, 0.5)
-        self._paint(neck, dark[..., None] * who.skin * (1 + 0.02 * self.noise(0.03))[..., None], covers=True)
+        under = np.clip((self.y - who.half_height - 0.35 * self.x**2 + 0.12) / 0.4, 0, 1)  # the chin's shadow
+        dark = 0.52 + 0.32 * under - 0.25 * (self.x / 0.4) ** 2 * (self.y < 1.1)
+        self._paint(neck, dark[..., None] * who.skin * (1 + 0.02 * self.noise(0.03))[..., None])
         shirt = self.soft(1.12 - self.y + 0.25 * np.clip(0.4 - np.abs(self.x), 0, 1) + 0.12 * self.x**2)
         weave = 1 + 0.05 * self.noise(0.03) + 0.08 * self.noise(0.3)
-        self._paint(shirt, weave[..., None] * who.shirt, covers=True)
+        self._paint(shirt, weave[..., None] * who.shirt)
 
     def _skin_texture(self) -> Array:
         """Skin [T T 3]: tone, blotches, grain, pores, freckles, flushed cheeks, beard."""
@@ -220,11 +223,11 @@ class Portrait:
         skin = who.skin * (1 + grain[..., None] * np.array([0.8, 1.0, 1.1]))
         flush = self.bump(0.36, 0.18, 0.14, 0.12) + 0.8 * self.bump(0.0, who.nose[0], 0.1, 0.08)
         skin = skin * (1 - 0.10 * flush[..., None] * np.array([0.1, 1.0, 0.9]))
-        spots = np.clip(self.noise(0.035) - 2.1 + 0.4 * who.freckles * flush, 0, 0.6)
-        skin = skin * (1 - (0.25 + 0.35 * who.freckles) * spots[..., None])
+        spots = np.clip(self.noise(0.03) - 2.5 + 0.7 * who.freckles * flush, 0, 0.5)
+        skin = skin * (1 - 0.5 * spots[..., None])
         jaw = np.clip((self.y - 0.32) / 0.12, 0, 1) * (1 - self.bump(0.0, 0.3, 0.12, 0.06))
         jaw = np.maximum(jaw, np.clip((np.abs(self.x) - 0.5) / 0.08, 0, 1) * (self.y > -0.1))
-        stubble = who.beard * jaw * np.clip(0.75 + 0.35 * self.noise(0.025, (0.6, 1.4)), 0, 1)
+        stubble = who.beard * jaw * np.clip(0.8 + 0.2 * self.noise(0.016, (0.8, 1.5)), 0, 1)
         return skin + stubble[..., None] * (who.hair * 0.8 - skin)
 
     def _height(self) -> Array:
@@ -259,7 +262,7 @@ class Portrait:
         normal = np.dstack([-right, -down, np.ones_like(right)])
         normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
         diffuse = np.clip(normal @ self.identity.light, 0, 1)
-        return 0.42 + 0.64 * diffuse + 0.10 * diffuse**12
+        return 0.40 + 0.64 * diffuse + 0.16 * diffuse**16
 
     # -- features
 
@@ -294,7 +297,7 @@ class Portrait:
         curve = eye_y - up - arch * (1 - u**2) + 0.012 * u
         width = thick * np.clip(1 - 0.55 * np.clip(u, 0, 1.2), 0.1, 1)
         ends = np.clip((1.05 - np.abs(u)) / 0.2, 0, 1)
-        hairs = np.clip(0.8 + 0.3 * self.noise(0.03, (0.8, 0.8)), 0.3, 1)
+        hairs = np.clip(0.85 + 0.15 * self.noise(0.02, (0.8, 1.6)), 0.5, 1)
         self._paint(0.92 * self.soft(np.abs(self.y - curve) - width, 0.018) * ends * hairs, who.hair * 0.75)
 
     def _hair_texture(self) -> Array:
@@ -307,13 +310,13 @@ class Portrait:
         who = self.identity
         cap = np.hypot(self.x / (who.half_width + 0.07), (self.y + 0.06) / (who.half_height + 0.06)) - 1
         wave = 0.02 * self.noise(0.25, (1.0, 3.0))
-        line = who.hairline + 0.62 * (np.abs(self.x) / who.half_width) ** 4 + wave
+        side = np.clip(np.abs(self.x) / who.half_width, 0, 1)
+        long = who.hair_length > 0.5
+        line = who.hairline + (0.6 * side**4 if long else 0.45 * side**9) + who.sweep * self.x + wave
         gloss = 1 + 0.35 * np.exp(-0.5 * ((self.y + 0.78 + 0.2 * self.x * who.light[0]) / 0.07) ** 2)
         shadow = np.exp(-0.5 * (np.clip(self.y - line, 0, 1) / 0.05) ** 2)
         self._rgb *= (1 - 0.25 * shadow * self._face)[..., None]
-        self._paint(
-            self.soft(np.maximum(cap, self.y - line), 0.03), self._hair_texture() * gloss[..., None], covers=True
-        )
+        self._paint(self.soft(np.maximum(cap, self.y - line), 0.03), self._hair_texture() * gloss[..., None])
 
     # -- eyes
 
