@@ -1,0 +1,152 @@
+"""Checking a shard folder: checksums of files and frames, and whether tar, index and manifest agree."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+
+from shards.errors import FlickerError
+from shards.files import sha256
+from shards.index import ClipEntry, ShardIndex, read_index
+from shards.progress import Progress
+from shards.schema import Manifest, ShardInfo, frame_member, read_manifest
+from shards.staging import BLOCK
+
+END_OF_ARCHIVE = 2 * BLOCK
+
+
+def verify(directory: str | Path) -> list[str]:
+    """Everything that is wrong with a shard folder, one line each; an empty list if nothing is.
+
+    Reads every byte. Checks the manifest's digest; for each shard and index that it exists and its size and
+    SHA-256; for each frame and KEY.json its CRC32C and its tar header; that the tar ends where the index says;
+    that the clips' successors exist; that no shard is there which the manifest does not list.
+    """
+    directory = Path(directory)
+    try:
+        manifest = read_manifest(directory)
+    except FlickerError as error:
+        return [str(error)]
+    problems: list[str] = []
+    keys: dict[str, str] = {}
+    successors: list[tuple[str, ClipEntry]] = []
+    with Progress(len(manifest.shards), "verifying", "shards") as progress:
+        for shard in manifest.shards:
+            index, found = _check_index(directory, shard)
+            problems += found
+            problems += _check_tar(directory, shard, index)
+            for clip in index.clips if index else []:
+                if clip.key in keys:
+                    problems.append(f"{shard.index}: clip {clip.key} is in {keys[clip.key]} too")
+                keys[clip.key] = shard.name.removesuffix(".tar")
+                successors += [(shard.index, clip)] if clip.next else []
+            progress.advance(problems=len(problems))
+    problems += [
+        f"{index}: clip {clip.key} is continued by {clip.next} in {clip.next_shard}, which is not there"
+        for index, clip in successors
+        if keys.get(str(clip.next)) != clip.next_shard
+    ]
+    return problems + _strangers(manifest)
+
+
+def _check_index(directory: Path, shard: ShardInfo) -> tuple[ShardIndex | None, list[str]]:
+    """The index if it can be read, and what is wrong with it."""
+    path = directory / shard.index
+    if not path.exists():
+        return None, [f"{shard.index} is missing"]
+    problems = []
+    if sha256(path) != shard.index_sha256:
+        problems.append(f"{shard.index}: its SHA-256 differs from the manifest's")
+    try:
+        index = read_index(path)
+    except FlickerError as error:
+        return None, [*problems, str(error)]
+    frames = sum(len(clip.numbers) for clip in index.clips)
+    for what, one, two in (
+        ("bytes", index.bytes, shard.bytes),
+        ("SHA-256 of the tar", index.sha256, shard.sha256),
+        ("clips", len(index.clips), shard.clips),
+        ("frames", frames, shard.frames),
+    ):
+        if one != two:
+            problems.append(f"{shard.index}: {what} {one}, the manifest says {two}")
+    return index, problems
+
+
+def _check_tar(directory: Path, shard: ShardInfo, index: ShardIndex | None) -> list[str]:
+    """What is wrong with a tar file; its members are named where the index is readable."""
+    path = directory / shard.name
+    if not path.exists():
+        return [f"{shard.name} is missing"]
+    problems = []
+    if (size := path.stat().st_size) != shard.bytes:
+        what = "cut short" if size < shard.bytes else "too long"
+        problems.append(f"{shard.name} is {what}: {size} bytes, not {shard.bytes}")
+    whole = sha256(path) == shard.sha256
+    if not whole:
+        problems.append(f"{shard.name}: its SHA-256 differs from the manifest's")
+    if index is not None:
+        with path.open("rb") as file:
+            members = [problem for clip in index.clips for problem in _check_clip(file, clip)]
+            members += _check_end(file, index, size)
+        problems += [f"{shard.name}: {problem}" for problem in members]
+    return problems
+
+
+def _members(clip: ClipEntry) -> Iterator[tuple[str, int, int, int]]:
+    """(name, offset, length, CRC32C) of a clip's members, in tar order."""
+    for position in range(len(clip.numbers)):
+        name = frame_member(clip.key, position)
+        yield name, clip.offsets[position], clip.lengths[position], clip.crc32c[position]
+    offset, length, crc = clip.meta
+    yield f"{clip.key}.json", offset, length, crc
+
+
+def _check_clip(file: BinaryIO, clip: ClipEntry) -> Iterator[str]:
+    """What is wrong with the members of one clip; a clip that lies beyond the end is one problem."""
+    members = list(_members(clip))
+    for name, offset, length, crc in members:
+        file.seek(max(0, offset - BLOCK))
+        header, data = file.read(BLOCK), file.read(length)
+        if len(data) < length:
+            yield f"clip {clip.key} is cut off from {name} on"
+            return
+        if (fault := _header_fault(header, name, length)) is not None:
+            yield f"{name}: {fault}"
+        if google_crc32c.value(data) != crc:
+            yield f"{name}: its CRC32C differs from the index's"
+
+
+def _header_fault(header: bytes, name: str, length: int) -> str | None:
+    """What is wrong with a tar header; None if it names this member with this length."""
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        return f"its tar header is damaged ({error})"
+    if (member.name, member.size) != (name, length):
+        return f"its tar header says {member.name}, {member.size} bytes; the index {length}"
+    return None
+
+
+def _check_end(file: BinaryIO, index: ShardIndex, size: int) -> list[str]:
+    """Whether only the tar's zero end marks follow the last member."""
+    if not index.clips:
+        return []
+    offset, length, _ = index.clips[-1].meta
+    end = offset + -(-length // BLOCK) * BLOCK
+    file.seek(end)
+    tail = file.read(max(0, size - end))
+    if len(tail) < END_OF_ARCHIVE or tail.strip(b"\0"):
+        return [f"the tar does not end properly after its last member (byte {end})"]
+    return []
+
+
+def _strangers(manifest: Manifest) -> list[str]:
+    """Shards and indexes that the manifest does not list."""
+    listed = {name for shard in manifest.shards for name in (shard.name, shard.index)}
+    there = {path.name for path in manifest.directory.glob("shard-*") if path.suffix in (".tar", ".idx")}
+    return [f"{name} is not in the manifest" for name in sorted(there - listed)]

@@ -1,0 +1,171 @@
+"""Video files: decord, read in order only and checked against the container; PyAV where the two disagree.
+
+decord 0.6 is exact when read in order, but it shows frames that an edit list hides and knows nothing of
+truncation. So PyAV lists the container's packets first (no decoding): how many frames are to be shown and
+when. decord is used when its own list says the same; otherwise PyAV decodes, and the reason is reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import decord
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.frames import Frame, Image, SourceError
+
+decord.logging.set_level(decord.logging.QUIET)
+DROPPED = 1.6  # an interval longer than this many usual ones means that frames are missing
+AROUND = 15  # frames on each side that say what is usual
+
+
+class DecoderDisagreesError(Exception):
+    """decord returned other frames than the container lists."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """What a video's container says, without decoding."""
+
+    times: NDArray[np.float64]
+    """when each frame is shown, s, ascending, [T]"""
+    fps: float
+    """1 / the median interval"""
+    breaks: NDArray[np.bool_]
+    """frames are missing before this one, [T]"""
+
+
+def read_container(path: Path) -> Container:
+    """List the frames that a video is to show. Raises SourceError: unreadable, truncated, no video, too short."""
+    try:
+        with av.open(str(path)) as file:
+            if not file.streams.video:
+                raise SourceError("no video stream in it")
+            stream = file.streams.video[0]
+            packets = [packet for packet in file.demux(stream) if packet.size]
+            declared, base = stream.frames, stream.time_base
+            shown = [packet.pts for packet in packets if not packet.is_discard]
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise SourceError(f"unreadable video: {_reason(error)}") from None
+    if declared and len(packets) < declared:
+        raise SourceError(f"truncated video: the container lists {declared} frames, {len(packets)} are there")
+    if any(pts is None for pts in shown) or base is None:
+        times = _decoded_times(path)
+    else:
+        times = np.array(sorted(shown), np.float64) * float(base)
+    if len(times) < 2:
+        raise SourceError(f"{len(times)} frames in the video")
+    return Container(times, *_rate(times))
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's message without the path."""
+    return str(getattr(error, "strerror", None) or error).splitlines()[0]
+
+
+def _decoded_times(path: Path) -> NDArray[np.float64]:
+    """Times of all frames by decoding, for containers whose packets carry none (some AVI)."""
+    try:
+        with av.open(str(path)) as file:
+            times = [frame.time for frame in file.decode(video=0)]
+    except (av.FFmpegError, OSError) as error:
+        raise SourceError(f"unreadable video: {_reason(error)}") from None
+    if any(time is None for time in times):
+        raise SourceError("the video's frames carry no timestamps")
+    return np.array(sorted(times), np.float64)
+
+
+def _rate(times: NDArray[np.float64]) -> tuple[float, NDArray[np.bool_]]:
+    """Frames per second by the median interval, and where an interval is too long for its surroundings."""
+    intervals = np.diff(times)
+    positive = intervals[intervals > 0]
+    if not len(positive):
+        raise SourceError("all frames of the video carry one timestamp")
+    padded = np.pad(intervals, AROUND, mode="edge")
+    usual = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * AROUND + 1), axis=1)
+    breaks = np.concatenate([[False], intervals > DROPPED * np.maximum(usual, 1e-9)])
+    return round(float(1 / np.median(positive)), 6), breaks
+
+
+class VideoFrames:
+    """The frames of one video in order, whichever decoder reads them.
+
+    `decoder` is "decord" or "pyav"; `fallback` says why it is the latter. Iterating again starts anew.
+    Raises SourceError when neither can read the file, at construction or on the way.
+    """
+
+    def __init__(self, path: Path, force_pyav: str = ""):
+        self.path, self.container = path, read_container(path)
+        self.fps: float | None = self.container.fps
+        self.fallback = force_pyav or self._disagreement()
+        self.decoder = "pyav" if self.fallback else "decord"
+        self.counts: Counter[str] = Counter()
+
+    def _disagreement(self) -> str:
+        """Why decord cannot be trusted with this file; empty if it lists the container's frames and times."""
+        times = self.container.times
+        try:
+            reader = decord.VideoReader(str(self.path), num_threads=1)
+            count = len(reader)
+            starts = np.sort(np.asarray(reader.get_frame_timestamp(range(count)), np.float64)[:, 0])
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            return f"decord cannot open it: {str(error).splitlines()[0][-120:]}"
+        if count != len(times):
+            return f"decord lists {count} frames, the container shows {len(times)}"
+        worst = float(np.abs(starts - times).max())
+        if worst > 1e-3:
+            return f"decord's timestamps are up to {worst:.3f} s off the container's"
+        return ""
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.counts.clear()
+        pictures = self._pyav() if self.fallback else self._decord()
+        start = self.container.times[0]
+        last = -1
+        for number, image in pictures:
+            missing = bool(self.container.breaks[last + 1 : number + 1].any()) or number != last + 1
+            time = round(float(self.container.times[number] - start), 6)
+            self.counts["unreadable_frames"] += number - last - 1
+            yield Frame(number, time, gap=missing and last >= 0, pixels=image)
+            last = number
+        self.counts["unreadable_frames"] += len(self.container.times) - 1 - last
+
+    def _decord(self) -> Iterator[tuple[int, Image]]:
+        """(number, RGB) by decord. Raises DecoderDisagreesError if it does not return what it listed."""
+        number = -1
+        try:
+            reader = decord.VideoReader(str(self.path), num_threads=1)
+            for number in range(len(reader)):
+                yield number, reader.next().asnumpy()
+        except (decord.DECORDError, RuntimeError, StopIteration) as error:
+            reason = str(error).splitlines()[0][-120:] if str(error) else "no more frames"
+            raise DecoderDisagreesError(f"decord stopped at frame {number}: {reason}") from None
+
+    def _pyav(self) -> Iterator[tuple[int, Image]]:
+        """(number, RGB) by PyAV, numbered by timestamp; frames that are not to be shown are passed over."""
+        tolerance = 0.25 * float(np.median(np.diff(self.container.times)))
+        last = -1
+        try:
+            with av.open(str(self.path)) as file:
+                for frame in file.decode(video=0):
+                    if frame.time is None:
+                        continue
+                    number = int(np.searchsorted(self.container.times, frame.time - tolerance))
+                    known = number < len(self.container.times)
+                    if known and number > last and abs(self.container.times[number] - frame.time) <= tolerance:
+                        last = number
+                        yield number, _upright(frame)
+        except (av.FFmpegError, OSError) as error:
+            raise SourceError(f"unreadable video after frame {last}: {_reason(error)}") from None
+
+
+def _upright(frame: av.VideoFrame) -> Image:
+    """RGB [H W 3], turned as the container asks (decord turns by itself, PyAV does not)."""
+    image = frame.to_ndarray(format="rgb24")
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
