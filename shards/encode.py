@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -112,13 +112,13 @@ def _encode_frames(
     return report, clips
 
 
-def _placer(frames: Iterable[Frame], options: Options, counts: Counter[str]) -> Place:
+def _placer(frames: VideoFrames | FolderFrames, options: Options, counts: Counter[str]) -> Place:
     """Where each frame is cropped: the central square, or by a first pass that looks for faces."""
     if options.face == "none":
         return lambda run, frame: (run, centre(frame.size, options.size))
     from shards.faces import survey  # dlib is an extra, and takes a second to import
 
-    return survey(split(frames, Counter()), options, counts)
+    return survey(split(frames, Counter()), frames.fps, options, counts)
 
 
 def _nothing(counts: Counter[str], options: Options) -> str:

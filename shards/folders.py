@@ -77,4 +77,4 @@ def read_frame(path: Path, number: int, time: float | None) -> Frame:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError(f"{path} is not an image")
-    return Frame(number, time, pixels=cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    return Frame(number, time, pixels=np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8))

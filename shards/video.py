@@ -166,6 +166,6 @@ class VideoFrames:
 
 def _upright(frame: av.VideoFrame) -> Image:
     """RGB [H W 3], turned as the container asks (decord turns by itself, PyAV does not)."""
-    image = frame.to_ndarray(format="rgb24")
+    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image

@@ -199,7 +199,7 @@ def _pack(tasks: list[PackTask], workers: int) -> list[ShardInfo]:
     """Stage 2: all shards, in order."""
     infos: list[ShardInfo] = []
     with Progress(len(tasks), "packing", "shards") as progress:
-        for info in run_all(pack_shard, tasks, workers, _no_shard):
+        for info in run_all(pack_shard, tasks, workers if len(tasks) > 1 else 0, _no_shard):
             infos.append(info)
             progress.advance(frames=sum(info.frames for info in infos))
     return sorted(infos, key=lambda info: info.name)
