@@ -28,7 +28,7 @@ class DataConfig:
     fit: Literal["squash", "crop", "pad"] = "squash"
     """How a frame becomes square: squash (whole face), crop (middle), pad (whole face, sides kept)."""
     simulated: bool = False
-    """Label the report as simulated data (set by itself where a file SIMULATED.txt lies at the root)."""
+    """Label the report as simulated data (set by itself where SIMULATED.txt lies at the root)."""
     check: bool = False
     """Only print what the loader found, missed and repaired, then stop."""
 
@@ -47,10 +47,10 @@ class HeadConfig:
 class TrainConfig:
     """Training of one fold; every fold uses the same fixed budget."""
 
-    epochs: int = 100
+    epochs: int = 60
     """Passes over the training clips. The headline (`last`) is the state after the last one."""
-    batch: int = 0
-    """Clips per step (0: all training clips at once, for frozen features)."""
+    batch: int = 16
+    """Clips per step (0: all training clips at once)."""
     lr: float = 1e-3
     """AdamW learning rate at the start; cosine to zero over all steps."""
     weight_decay: float = 0.05

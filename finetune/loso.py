@@ -6,13 +6,14 @@ deepspeed or torchrun) share the folds, rank 0 gathering the files.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,24 @@ def run_folds(jobs: Sequence[Job], prepared: Prepared, config: FinetuneConfig, o
             return prepared.head.readout()
         return prepared.head.trainable(config.backbone.mode, config.backbone.blocks, config.backbone.lr_scale)
 
-    with Progress(len(jobs), "LOSO", "folds", done=sum(done), quiet=quiet) as progress:
+    threads = one_thread() if config.backbone.mode == "frozen" else contextlib.nullcontext()
+    with threads, Progress(len(jobs), "LOSO", "folds", done=sum(done), quiet=quiet) as progress:
         for (fold, seed), ready in zip(jobs, done, strict=True):
             if not ready:
                 result = run_fold(fold, prepared.samples, make_model, config.train, seed, prepared.device)
                 stored.write_fold(out, result, prepared.digest)
                 progress.advance(subject=fold.subject, seed=seed)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one CPU thread: the steps of a small classifier cost less than waking other threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def gather(jobs: Sequence[Job], out: Path, digest: str, wait: float) -> list[FoldResult]:

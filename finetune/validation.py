@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune.clips import Clip
 
-SIMULATED_MARK = "SIMULATED.txt"
+SIMULATED_MARKS = ("SIMULATED.txt", ".synthetic.json")
 FLAGS: Mapping[str, str] = {
     "apex-midpoint": "apex missing or outside onset..offset: the midpoint is used",
     "apex-at-onset": "apex = onset: the onset-apex pair shows no motion",
@@ -46,7 +46,7 @@ class Validation:
     images: str
     """Folder that the frames were read from."""
     simulated: bool = False
-    """A file SIMULATED.txt lies at the dataset's root: scores on it are no result on a real dataset."""
+    """The dataset is marked as simulated (SIMULATED_MARKS): scores on it are no result on a real dataset."""
     found: int = 0
     """Clips loaded."""
     rows: int = 0
@@ -120,8 +120,9 @@ def _few(items: list[str], limit: int = 12) -> list[str]:
 
 
 def is_simulated(root: Path) -> bool:
-    """Whether the dataset (or the folder that holds it) is marked as simulated by a file SIMULATED.txt."""
-    return (root / SIMULATED_MARK).is_file() or (root.resolve().parent / SIMULATED_MARK).is_file()
+    """Whether the dataset (or the folder that holds it) carries a file that marks it as simulated."""
+    folders = (root, root.resolve().parent)
+    return any((folder / mark).is_file() for folder in folders for mark in SIMULATED_MARKS)
 
 
 def count_labels(clips: Iterable[Clip]) -> dict[str, int]:
