@@ -226,7 +226,7 @@ class Portrait:
         spots = np.clip(self.noise(0.03) - 2.5 + 0.7 * who.freckles * flush, 0, 0.5)
         skin = skin * (1 - 0.5 * spots[..., None])
         jaw = np.clip((self.y - 0.32) / 0.12, 0, 1) * (1 - self.bump(0.0, 0.3, 0.12, 0.06))
-        jaw = np.maximum(jaw, np.clip((np.abs(self.x) - 0.5) / 0.08, 0, 1) * (self.y > -0.1))
+        jaw = np.maximum(jaw, np.clip((np.abs(self.x) - 0.5) / 0.08, 0, 1) * np.clip((self.y + 0.1) / 0.2, 0, 1))
         stubble = who.beard * jaw * np.clip(0.8 + 0.2 * self.noise(0.016, (0.8, 1.5)), 0, 1)
         return skin + stubble[..., None] * (who.hair * 0.8 - skin)
 
