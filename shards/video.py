@@ -7,10 +7,12 @@ when. decord is used when its own list says the same; otherwise PyAV decodes, an
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import decord
@@ -47,20 +49,34 @@ def read_container(path: Path) -> Container:
             if not file.streams.video:
                 raise SourceError("no video stream in it")
             stream = file.streams.video[0]
-            packets = [packet for packet in file.demux(stream) if packet.size]
-            declared, base = stream.frames, stream.time_base
-            shown = [packet.pts for packet in packets if not packet.is_discard]
+            listed = [(packet.pts, packet.is_discard) for packet in file.demux(stream) if packet.size]
+            declared, base, length = stream.frames, stream.time_base, _length(file, stream)
+            untimed = file.format.name == "avi" and stream.codec_context.codec.reorder
+            shown = [pts for pts, hidden in listed if not hidden]
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceError(f"unreadable video: {_reason(error)}") from None
-    if declared and len(packets) < declared:
-        raise SourceError(f"truncated video: the container lists {declared} frames, {len(packets)} are there")
-    if any(pts is None for pts in shown) or base is None:
+    if untimed or any(pts is None for pts in shown) or base is None:
         times = _decoded_times(path)
     else:
         times = np.array(sorted(shown), np.float64) * float(base)
     if len(times) < 2:
         raise SourceError(f"{len(times)} frames in the video")
-    return Container(times, *_rate(times))
+    fps, breaks = _rate(times)
+    short = length - (times[-1] - times[0] + 1 / fps)
+    if short > max(3 / fps, 0.25) and (declared == 0 or len(listed) < declared):
+        raise SourceError(f"truncated video: it should last {length:.2f} s, the last {short:.2f} s are missing")
+    return Container(times, fps, breaks)
+
+
+def _length(file: Any, stream: Any) -> float:
+    """How long the container says that the video lasts, s; 0 where it does not say."""
+    if stream.duration is not None and stream.time_base is not None:
+        by_count = stream.frames / stream.average_rate if stream.average_rate else 0.0  # a cut AVI still has it
+        return max(float(stream.duration * stream.time_base), float(by_count))
+    if found := re.match(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
+        return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+    alone = len(file.streams) == 1 and file.duration is not None
+    return file.duration / av.time_base if alone else 0.0
 
 
 def _reason(error: Exception) -> str:
@@ -69,7 +85,7 @@ def _reason(error: Exception) -> str:
 
 
 def _decoded_times(path: Path) -> NDArray[np.float64]:
-    """Times of all frames by decoding, for containers whose packets carry none (some AVI)."""
+    """Times of all frames by decoding, for containers whose packets carry none (AVI with B-frames)."""
     try:
         with av.open(str(path)) as file:
             times = [frame.time for frame in file.decode(video=0)]
@@ -152,9 +168,7 @@ class VideoFrames:
         last = -1
         try:
             with av.open(str(self.path)) as file:
-                for frame in file.decode(video=0):
-                    if frame.time is None:
-                        continue
+                for frame in self._decodable(file):
                     number = int(np.searchsorted(self.container.times, frame.time - tolerance))
                     known = number < len(self.container.times)
                     if known and number > last and abs(self.container.times[number] - frame.time) <= tolerance:
@@ -162,6 +176,21 @@ class VideoFrames:
                         yield number, _upright(frame)
         except (av.FFmpegError, OSError) as error:
             raise SourceError(f"unreadable video after frame {last}: {_reason(error)}") from None
+
+    def _decodable(self, file: Any) -> Iterator[av.VideoFrame]:
+        """Decoded frames; after a damaged packet all frames up to the next key frame are left out."""
+        damaged = False
+        for packet in file.demux(file.streams.video[0]):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                damaged = True
+                self.counts["damaged_packets"] += 1
+                continue
+            for frame in frames:
+                damaged = damaged and not frame.key_frame
+                if not damaged and not frame.is_corrupt and frame.time is not None:
+                    yield frame
 
 
 def _upright(frame: av.VideoFrame) -> Image:
