@@ -40,6 +40,14 @@ class Container:
     """1 / the median interval"""
     breaks: NDArray[np.bool_]
     """frames are missing before this one, [T]"""
+    by_order: bool = False
+    """the packets carry no usable times: frames are numbered in the order in which they are decoded"""
+
+    def number(self, time: float) -> int:
+        """The number of the frame shown at `time` (s); -1 where none is."""
+        tolerance = 0.25 / self.fps
+        number = int(np.searchsorted(self.times, time - tolerance))
+        return number if number < len(self.times) and abs(self.times[number] - time) <= tolerance else -1
 
 
 def read_container(path: Path) -> Container:
@@ -55,17 +63,15 @@ def read_container(path: Path) -> Container:
             shown = [pts for pts, hidden in listed if not hidden]
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceError(f"unreadable video: {_reason(error)}") from None
-    if untimed or any(pts is None for pts in shown) or base is None:
-        times = _decoded_times(path)
-    else:
-        times = np.array(sorted(shown), np.float64) * float(base)
+    by_order = bool(untimed or base is None or any(pts is None for pts in shown))
+    times = _decoded_times(path) if by_order else np.array(sorted(shown), np.float64) * float(base)
     if len(times) < 2:
         raise SourceError(f"{len(times)} frames in the video")
     fps, breaks = _rate(times)
     short = length - (times[-1] - times[0] + 1 / fps)
     if short > max(3 / fps, 0.25) and (declared == 0 or len(listed) < declared):
         raise SourceError(f"truncated video: it should last {length:.2f} s, the last {short:.2f} s are missing")
-    return Container(times, fps, breaks)
+    return Container(times, fps, breaks, by_order)
 
 
 def _length(file: Any, stream: Any) -> float:
@@ -164,16 +170,14 @@ class VideoFrames:
 
     def _pyav(self) -> Iterator[tuple[int, Image]]:
         """(number, RGB) by PyAV, numbered by timestamp; frames that are not to be shown are passed over."""
-        tolerance = 0.25 * float(np.median(np.diff(self.container.times)))
         last = -1
         try:
             with av.open(str(self.path)) as file:
                 for frame in self._decodable(file):
-                    number = int(np.searchsorted(self.container.times, frame.time - tolerance))
-                    known = number < len(self.container.times)
-                    if known and number > last and abs(self.container.times[number] - frame.time) <= tolerance:
-                        last = number
+                    number = last + 1 if self.container.by_order else self.container.number(frame.time)
+                    if last < number < len(self.container.times):
                         yield number, _upright(frame)
+                        last = number
         except (av.FFmpegError, OSError) as error:
             raise SourceError(f"unreadable video after frame {last}: {_reason(error)}") from None
 
@@ -183,7 +187,9 @@ class VideoFrames:
         for packet in file.demux(file.streams.video[0]):
             try:
                 frames = packet.decode()
-            except av.FFmpegError:
+            except av.FFmpegError as error:
+                if self.container.by_order:
+                    raise SourceError(f"damaged, and without timestamps to go on by: {_reason(error)}") from None
                 damaged = True
                 self.counts["damaged_packets"] += 1
                 continue
