@@ -93,13 +93,12 @@ class DinoTeacher:
     Kept outside the trained module and in float32, so that no engine casts, shards or optimises it.
     """
 
-    def __init__(self, encoder: nn.Module, head: DinoHead, config: AgreementConfig):
+    def __init__(self, encoder: nn.Module, head: DinoHead, config: AgreementConfig, device: torch.device):
         self.config = config
-        self.module = (
-            nn.ModuleDict({"encoder": copy.deepcopy(encoder), "head": copy.deepcopy(head)}).float().eval()
-        )
+        copies = {"encoder": copy.deepcopy(encoder), "head": copy.deepcopy(head)}
+        self.module = nn.ModuleDict(copies).float().eval().to(device)
         self.module.requires_grad_(False)
-        self.centre = torch.zeros(config.out_dim, device=next(encoder.parameters()).device)
+        self.centre = torch.zeros(config.out_dim, device=device)
         self.batch_centre = self.centre.clone()
 
     @torch.no_grad()

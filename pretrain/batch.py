@@ -28,6 +28,13 @@ class Batch:
     student_crops: list[Tensor] = field(default_factory=list)  # agreement dino: [2B 3 H W], [L·B 3 h w]
     teacher_probabilities: Tensor | None = None  # agreement dino: [2 B K]
 
+    def to(self, dtype: torch.dtype) -> Batch:
+        """The frames in `dtype`; mask and probabilities stay as they are."""
+        crop = None if self.crop is None else self.crop.to(dtype)
+        students = [crops.to(dtype) for crops in self.student_crops]
+        frames = (self.current.to(dtype), self.reference.to(dtype), self.swapped.to(dtype))
+        return Batch(*frames, self.mask, crop, students, self.teacher_probabilities)
+
 
 def assemble(frames: Tensor, seeds: Tensor, model: ModelConfig, swap: SwapConfig, flip: bool) -> Batch:
     """Build a batch; every random choice is a pure function of the sample's seed.
@@ -59,9 +66,7 @@ def assemble(frames: Tensor, seeds: Tensor, model: ModelConfig, swap: SwapConfig
 
 def _crops(x: Tensor, seeds: Tensor, first: int, count: int, scale: tuple[float, float], size: int) -> Tensor:
     """`count` random crops of each frame, crop-major: [count·B 3 size size]."""
-    return torch.cat(
-        [random_crop(x, seeds, CROP_STREAM + 16 * (first + i), scale, size) for i in range(count)]
-    )
+    return torch.cat([random_crop(x, seeds, CROP_STREAM + 16 * (first + i), scale, size) for i in range(count)])
 
 
 def random_crop(x: Tensor, seeds: Tensor, stream: int, scale: tuple[float, float], size: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class Decoder(nn.Module):
 
     def __init__(self, *, in_dim: int, dim: int, depth: int, heads: int, grid: int, patch: int):
         super().__init__()
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.embed = nn.Linear(in_dim, dim)
         self.pos_embed = nn.Parameter(sincos_table(dim, grid), requires_grad=False)  # [1 1+N dim]
         self.blocks = nn.ModuleList(

@@ -37,9 +37,7 @@ class DiagonalAttention(torch.autograd.Function):
         """grad [B N] -> gradients of q and k, [B N D]."""
         q, k, lse, diag = ctx.saved_tensors
         weight = (grad * diag).unsqueeze(-1)  # [B N 1]
-        spread = (
-            torch.exp(torch.bmm(q, k.transpose(1, 2)) * ctx.scale - lse.unsqueeze(-1)) * weight
-        )  # [B N N]
+        spread = torch.exp(torch.bmm(q, k.transpose(1, 2)) * ctx.scale - lse.unsqueeze(-1)) * weight  # [B N N]
         grad_q = (weight * k - torch.bmm(spread, k)) * ctx.scale
         grad_k = (weight * q - torch.bmm(spread.transpose(1, 2), q)) * ctx.scale
         return grad_q, grad_k, None
@@ -77,9 +75,7 @@ class DMA(nn.Module):
         self.to_v = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim) if projection else nn.Identity()
 
-    def forward(
-        self, swapped: Tensor, reference: Tensor, interest: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, swapped: Tensor, reference: Tensor, interest: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See the class."""
         q, k, v = self.to_q(swapped), self.to_k(reference), self.to_v(swapped)  # [B N D]
         if self.mode == "full":
@@ -96,9 +92,7 @@ class DMA(nn.Module):
 
     def _softmax(self, q: Tensor, k: Tensor) -> Tensor:
         """softmax(s·q·kᵀ), float32 at least: [B N D], [B N D] -> [B N N]."""
-        return (torch.bmm(_at_least_float32(q), _at_least_float32(k).transpose(1, 2)) * self.scale).softmax(
-            -1
-        )
+        return (torch.bmm(_at_least_float32(q), _at_least_float32(k).transpose(1, 2)) * self.scale).softmax(-1)
 
 
 def change_map(diag: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ The network is timm's VisionTransformer, so that its key names are the released 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,9 +44,7 @@ class Encoder(VisionTransformer):
     Attributes: embed_dim, grid (patches per side), image_size, patch_size (pixels), mean, std (of RGB in 0..1).
     """
 
-    def __init__(
-        self, *, image_size: int = 224, patch_size: int = 8, dim: int = 512, depth: int = 4, heads: int = 4
-    ):
+    def __init__(self, *, image_size: int = 224, patch_size: int = 8, dim: int = 512, depth: int = 4, heads: int = 4):
         super().__init__(
             img_size=image_size,
             patch_size=patch_size,
@@ -61,6 +60,7 @@ class Encoder(VisionTransformer):
         )
         self.image_size, self.patch_size, self.grid = image_size, patch_size, image_size // patch_size
         self.mean, self.std = IMAGE_MEAN, IMAGE_STD
+        assert self.pos_embed is not None and self.cls_token is not None
         self.pos_embed.data.copy_(sincos_table(dim, self.grid))
         self.pos_embed.requires_grad_(False)
         self._initialise()
@@ -68,6 +68,7 @@ class Encoder(VisionTransformer):
     def _initialise(self) -> None:
         """MAE's initialisation: Xavier for linear layers, N(0, 0.02) for the contextual token."""
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(self.embed_dim, -1))
+        assert self.cls_token is not None
         nn.init.normal_(self.cls_token, std=0.02)
         initialise_linear(self.blocks)
 
@@ -78,7 +79,7 @@ class Encoder(VisionTransformer):
             x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         return normalise(x, self.mean, self.std)
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor) -> Tensor:  # type: ignore[override]
         """Normalised frames [B 3 H W] to tokens [B 1+N D], after the final LayerNorm."""
         return self.forward_with_interest(frames, interest=False)[0]
 
@@ -87,7 +88,7 @@ class Encoder(VisionTransformer):
         x = self._pos_embed(self.patch_embed(frames))  # [B 1+N D]
         for block in self.blocks[:-1]:
             x = block(x)
-        last = self.blocks[-1]
+        last: Any = self.blocks[-1]
         if not interest:
             return self.norm(last(x)), None
         attended, scores = attention_with_interest(last.attn, last.norm1(x))
@@ -96,7 +97,7 @@ class Encoder(VisionTransformer):
         return self.norm(x), scores
 
 
-def attention_with_interest(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def attention_with_interest(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """timm's self-attention on x [B 1+N D], and the contextual token's row of its map (Micron-BERT, eq. 11).
 
     The row is averaged over heads, cut to the patch columns and renormalised: S [B N], float32, sum 1. Only

@@ -36,9 +36,7 @@ def pair_flops(config: ModelConfig) -> float:
     if c.agreement.kind == "mse":
         views += 1
     elif c.agreement.kind == "dino":
-        views += (
-            2 + 2 / 3 + c.agreement.local_crops * c.agreement.local_size**2
-        )  # the teacher has no backward
+        views += 2 + 2 / 3 + c.agreement.local_crops * c.agreement.local_size**2  # the teacher has no backward
     decoder = (
         2.0 * patches * c.dim * c.decoder_dim
         + c.decoder_depth * block_flops(patches, c.decoder_dim)
@@ -58,7 +56,7 @@ def peak_flops(device: torch.device) -> tuple[float, str]:
         for part, peak in PEAK.items():
             if part in name:
                 return peak, f"{part} bf16"
-    side, repeats = (4096, 20) if device.type == "cuda" else (768, 6)
+    side, repeats = (4096, 20) if device.type == "cuda" else (768, 60)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     a = torch.randn(side, side, device=device, dtype=dtype)
     a @ a

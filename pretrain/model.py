@@ -46,7 +46,7 @@ class ModelConfig:
     dma_projection: bool = True
     """A linear layer after DMA's weighting (released code; absent from eq. 9)."""
     poi: Literal["none", "sum1", "mean1"] = "mean1"
-    """Patch of Interest in W = diag(A)·S: none (MB1, MB2, released code), sum1 (S sums to 1, as eq. 11), mean1 (×N)."""
+    """Patch of Interest in W = diag(A)·S: none (MB1, MB2, released code), sum1 (eq. 11), mean1 (times N)."""
     normalise_pixels: bool = False
     """Reconstruct each patch normalised by its own mean and deviation (option of the released code)."""
     reconstruction_weight: float = 1.0
@@ -175,9 +175,7 @@ class MicronBert(nn.Module):
             predicted.detach(),
         )
 
-    def _features(
-        self, swapped: Tensor, reference: Tensor, scores: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _features(self, swapped: Tensor, reference: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The decoder's input from tokens [B 1+N D]: MB1 the swapped tokens, MB2 eq. 9, MB3 eq. 12."""
         if self.attention is None:
             return swapped[:, 1:], None
@@ -247,6 +245,4 @@ def config_from_dict(values: dict[str, Any]) -> ModelConfig:
         agreement = AgreementConfig(**values.pop("agreement", {}))
         return ModelConfig(**values, agreement=agreement)
     except TypeError as error:
-        raise UsageError(
-            f"the checkpoint's config has a key that this version does not know: {error}"
-        ) from None
+        raise UsageError(f"the checkpoint's config has a key that this version does not know: {error}") from None

@@ -74,9 +74,7 @@ def from_released(state: Mapping[str, Any], **config: Any) -> tuple[ModelConfig,
             weights[name] = value.float()
     model = _config(weights, config)
     grid = model.image_size // model.patch_size
-    weights.setdefault(
-        "encoder.pos_embed", sincos_table(model.dim, grid)
-    )  # fixed tables: some files leave them out
+    weights.setdefault("encoder.pos_embed", sincos_table(model.dim, grid))  # fixed tables: some files leave them out
     weights.setdefault("decoder.pos_embed", sincos_table(model.decoder_dim, grid))
     return model, weights
 

@@ -79,9 +79,7 @@ def _rectangles(seeds: Tensor, grid: int, config: SwapConfig) -> tuple[Tensor, T
 def max_blocks(grid: int, config: SwapConfig) -> int:
     """A number of blocks after which Algorithm 1's counter has passed r_s·N_p whatever was drawn."""
     smallest = min(
-        _area(
-            config.min_block, config.min_aspect + k / 200 * (1 / config.min_aspect - config.min_aspect), grid
-        )
+        _area(config.min_block, config.min_aspect + k / 200 * (1 / config.min_aspect - config.min_aspect), grid)
         for k in range(201)
     )
     return math.floor(config.ratio * grid * grid / smallest) + 1

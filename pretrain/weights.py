@@ -35,13 +35,9 @@ def save_model(folder: Path, weights: dict[str, Tensor], config: ModelConfig, ab
     )
 
 
-def save_encoder(
-    folder: Path, weights: dict[str, Tensor], config: ModelConfig, about: dict[str, Any]
-) -> None:
+def save_encoder(folder: Path, weights: dict[str, Tensor], config: ModelConfig, about: dict[str, Any]) -> None:
     """Write an encoder folder from MicronBert's weights (keys `encoder.*`), float32, without prefixes."""
-    encoder = {
-        name[len("encoder.") :]: value for name, value in weights.items() if name.startswith("encoder.")
-    }
+    encoder = {name[len("encoder.") :]: value for name, value in weights.items() if name.startswith("encoder.")}
     description = {
         "version": VERSION,
         "kind": "encoder",

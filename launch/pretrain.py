@@ -1,0 +1,65 @@
+"""Pretrain Micron-BERT on shards.
+
+    deepspeed launch/pretrain.py                                        # tiny model, synthetic faces, any machine
+    deepspeed launch/pretrain.py --config launch/recipes/pretrain/micron_bert_paper.yaml --data.shards DIR
+    deepspeed --hostfile hosts launch/pretrain.py --config ... --data.shards DIR --run DIR
+
+The same command continues a stopped run.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # launch/ itself must not shadow the packages pretrain and finetune
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import logging
+
+from launch.cli import parse, run, to_yaml
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, form the process group, train."""
+    from pretrain.config import PretrainConfig
+
+    config = parse(PretrainConfig, arguments, command="deepspeed launch/pretrain.py", description=__doc__ or "")
+    from pretrain import engine
+    from pretrain.loop import train
+    from shards import read_manifest
+    from shards.files import write_text
+
+    world = engine.start()
+    logging.getLogger().setLevel(logging.INFO if world.rank == 0 else logging.WARNING)
+    try:
+        shards = Path(config.data.shards) if config.data.shards else Path(config.run) / "synthetic-shards"
+        if world.rank == 0:
+            write_text(Path(config.run) / "config.yaml", to_yaml(config))
+            if not config.data.shards:
+                _synthesise(shards, config.model.image_size or 96)
+        engine.barrier()
+        state = train(config, read_manifest(shards), world)
+    finally:
+        engine.stop()
+    if world.rank == 0:
+        print(f"step {state.step}: encoder in {config.run}/encoder, checkpoints in {config.run}/checkpoints")
+        print(f"next: python launch/finetune.py --config launch/recipes/finetune/casme2_micron.yaml "
+              f"--data.root CASME2 --encoder {config.run}")  # fmt: skip
+
+
+def _synthesise(shards: Path, size: int) -> None:
+    """Synthetic unlabelled faces, as shards; kept if they are there."""
+    from shards import write
+    from shards.synthetic import write_unlabelled
+
+    if (shards / "manifest.json").is_file():
+        return
+    videos = shards.with_name("synthetic-video")
+    if not videos.is_dir():
+        write_unlabelled(videos, size=size)
+    write([videos], shards, size=size)
+
+
+if __name__ == "__main__":
+    run(main)

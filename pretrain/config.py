@@ -1,0 +1,100 @@
+"""Everything a pretraining run is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pretrain.engine import EngineConfig
+from pretrain.model import ModelConfig
+from pretrain.swap import SwapConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pairs come from."""
+
+    shards: str = ""
+    """Folder that launch/shard.py wrote. Empty: synthetic faces, made once beside the run."""
+    global_batch: int = 32
+    """Frame pairs per optimiser step, over all ranks and micro-batches."""
+    delta: tuple[int, int] = (5, 11)
+    """Smallest and largest distance δ between the two frames of a pair, in delta_unit."""
+    delta_unit: Literal["frames", "ms"] = "frames"
+    """frames (the paper, 30 fps video), or milliseconds, so that sources of different frame rates can be mixed."""
+    workers: int = 0
+    """Reader processes per rank; 0 reads in the training process."""
+    flip: bool = True
+    """Mirror pairs left-right at random (both frames alike)."""
+    max_bad: float = 0.001
+    """Share of damaged frames above which the run stops (below it they are replaced and counted)."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    lr: float = 1e-3
+    """Peak learning rate (the paper: 1e-4 at 2,048 pairs per step)."""
+    warmup: int = 40
+    """Steps of linear warm-up."""
+    final_lr: float = 0.0
+    """Learning rate at the last step."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of Adam's moments."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay; biases, norms and tokens have none."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept of a run."""
+
+    every: int = 200
+    """Steps between checkpoints (one more at the end, and on SIGTERM)."""
+    keep: int = 3
+    """How many of the newest checkpoints are kept."""
+    resume: bool = True
+    """Continue from the run's newest complete checkpoint; false refuses to touch a run that has one."""
+    init: str = ""
+    """Start from the weights of another run or of the released .pth (optimiser and step start afresh)."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written down, to log.jsonl and wandb (offline unless WANDB_MODE says otherwise)."""
+
+    every: int = 10
+    """Steps between log lines."""
+    pictures: int = 200
+    """Steps between pictures and motion probes (also at the first and last step); 0 makes none."""
+    project: str = "flicker"
+    """wandb project; WANDB_PROJECT, WANDB_RUN_GROUP, WANDB_RUN_ID and WANDB_MODE are honoured."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A pretraining run. Without any argument: the tiny model on synthetic faces."""
+
+    run: str = "runs/pretrain"
+    """Folder of the run: config, log, checkpoints, encoder, pictures."""
+    steps: int = 0
+    """Optimiser steps; 0: as many as `epochs` takes."""
+    epochs: float = 20.0
+    """Passes over all frames that have a partner, where `steps` is 0."""
+    seed: int = 0
+    """Seeds the weights, the order of pairs, δ, swaps and crops."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Architecture and losses."""
+    swap: SwapConfig = field(default_factory=SwapConfig)
+    """Blockwise swapping (Algorithm 1)."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimiser."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """DeepSpeed."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints and resume."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Logging."""

@@ -1,0 +1,252 @@
+"""The training loop: read, assemble, step, check, log, save."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain import checkpoint
+from pretrain.batch import Batch, assemble
+from pretrain.checkpoint import RunState
+from pretrain.config import PretrainConfig
+from pretrain.engine import World
+from pretrain.meters import Meters
+from pretrain.model import Losses
+from pretrain.optim import learning_rate
+from pretrain.pictures import sheet, write_png
+from pretrain.probe import motion_auroc
+from pretrain.startup import micro_batch, open_session
+from pretrain.tracking import Tracker
+from shards import Manifest, PairBatch
+from shards.errors import FlickerError
+from shards.progress import Progress
+from shards.synthetic import motion_pairs
+
+log = logging.getLogger(__name__)
+COLLAPSED = 0.02  # spread of the contextual feature over the batch (its channels have unit variance) that warns
+PROBE_PAIRS = 48
+
+
+def train(config: PretrainConfig, manifest: Manifest, world: World) -> RunState:
+    """Train until the budget is used up, SIGTERM arrives, or a loss is not finite.
+
+    Every rank calls it with the same arguments. Raises FlickerError (on every rank) for a non-finite loss,
+    a checkpoint that does not fit, or damaged data past the limit; the last checkpoint stays.
+    """
+    trainer = Trainer(config, manifest, world)
+    with _Termination() as termination:
+        try:
+            trainer.run(termination)
+        except BaseException:
+            trainer.tracker.close(exit_code=1)
+            raise
+    trainer.tracker.close()
+    return trainer.state
+
+
+class _Termination:
+    """Notes SIGTERM instead of dying of it, for the time of a `with` block."""
+
+    def __enter__(self) -> _Termination:
+        self.asked = False
+        self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __exit__(self, *exc: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+
+class Trainer:
+    """One rank's share of a run."""
+
+    def __init__(self, config: PretrainConfig, manifest: Manifest, world: World):
+        self.config, self.world, self.run_dir = config, world, Path(config.run)
+        session = open_session(config, manifest, world)
+        self.engine, self.reader, self.state = session.engine, session.reader, session.state
+        self.teacher, self.model_config, self.steps = session.teacher, session.model, session.steps
+        self.micro_batch = micro_batch(config, world)
+        self.meters = Meters(self.model_config, world.device, world.size)
+        first = world.rank == 0
+        self.tracker = Tracker(self.run_dir, asdict(config), config.log.project, self.state.wandb_id, first)
+        self.tracker.truncate(self.state.step)
+        self.state.wandb_id = self.tracker.run_id
+        self._probe: Any = None
+        self._stopping = False
+
+    def run(self, termination: _Termination) -> None:
+        """All steps that are left."""
+        if self.state.step >= self.steps:
+            log.info("nothing to do: %s has its %d steps", self.run_dir, self.steps)
+            return
+        if self.world.rank == 0:
+            log.info(
+                "%d steps of %d pairs, %d per epoch, %.1f %% of frames have a partner, %s",
+                self.steps,
+                self.config.data.global_batch,
+                self.reader.steps_per_epoch,
+                100 * self.reader.coverage,
+                self.engine.precision,
+            )
+        if self.state.step == 0:
+            self._log_probe()
+        batches = self._batches()
+        quiet = self.world.rank != 0
+        with Progress(self.steps, "pretraining", "steps", self.state.step, quiet) as progress:
+            while self.state.step < self.steps:
+                losses, batch = self._step(batches, termination)
+                progress.advance(1)
+                if self._due(self.config.log.pictures):
+                    self._show(batch, losses)
+                last = self.state.step == self.steps
+                if last or self._stopping or self._due(self.config.checkpoint.every):
+                    self._save()
+                if self._stopping:
+                    log.info("SIGTERM: saved step %d; the same command continues", self.state.step)
+                    return
+
+    def _due(self, every: int) -> bool:
+        """Whether something done every so many steps (and at the last) is due now."""
+        return every > 0 and (self.state.step % every == 0 or self.state.step == self.steps)
+
+    def _batches(self) -> Iterator[PairBatch]:
+        """Batches without end, epoch after epoch, from where the reader stands."""
+        while True:
+            yield from self.reader
+
+    def _step(self, batches: Iterator[PairBatch], termination: _Termination) -> tuple[Losses, Batch]:
+        """One optimiser step; updates state, logs when due."""
+        asked = time.perf_counter()
+        pairs = next(batches)
+        self.meters.waited(time.perf_counter() - asked)
+        rate = learning_rate(self.state.step, self.steps, self.config.optim)
+        self.engine.set_learning_rate(rate)
+        done: list[Losses] = []
+        for part in range(self.config.engine.accumulation):
+            rows = slice(part * self.micro_batch, (part + 1) * self.micro_batch)
+            batch = self._assemble(pairs.frames[rows], pairs.seeds[rows])
+            losses = self.engine(batch)
+            done.append(losses)
+            if part == self.config.engine.accumulation - 1:
+                self._check_finite(done, pairs, termination)
+            self.engine.backward(losses.total)
+            self.engine.step()
+        if self.teacher is not None:
+            self._update_teacher()
+        self.state.step += 1
+        self.state.samples += self.config.data.global_batch
+        self.meters.counted(self.config.data.global_batch)
+        norm = self.engine.gradient_norm()
+        if not math.isfinite(norm):
+            raise FlickerError(self._diverged(f"the gradient norm of step {self.state.step} is {norm}", pairs))
+        if self._due(self.config.log.every):
+            self._log(done, rate, norm)
+        return done[-1], batch
+
+    def _assemble(self, frames: Tensor, seeds: Tensor) -> Batch:
+        """uint8 pairs to a batch in the engine's precision, with DINO's targets where it is on."""
+        device, config = self.world.device, self.config
+        frames, seeds = frames.to(device, non_blocking=True), seeds.to(device, non_blocking=True)
+        batch = assemble(frames, seeds, self.model_config, config.swap, config.data.flip)
+        if self.teacher is not None:
+            batch.teacher_probabilities = self.teacher.targets(batch.student_crops[0])
+        return batch.to(self.engine.dtype)
+
+    def _update_teacher(self) -> None:
+        """DINO's teacher follows the student; its centre is the mean over all ranks."""
+        assert self.teacher is not None
+        self.engine.reduce(self.teacher.batch_centre, "mean")
+        module: Any = self.engine.module
+        self.teacher.update(module.encoder, module.dino, self.state.step / self.steps)
+
+    def _check_finite(self, losses: list[Losses], pairs: PairBatch, termination: _Termination) -> None:
+        """Before the update: stop every rank if any loss is not finite; agree on SIGTERM."""
+        finite = torch.stack([item.total.detach().float() for item in losses]).isfinite().all()
+        flags = torch.stack([(~finite).float(), finite.new_tensor(termination.asked).float()])
+        bad, stop = self.engine.reduce(flags, "max").tolist()
+        self._stopping = bool(stop)
+        if bad:
+            terms = ", ".join(
+                f"{name} {float(getattr(losses[-1], name)):.4g}" for name in ("reconstruction", "agreement")
+            )
+            raise FlickerError(
+                self._diverged(f"the loss of step {self.state.step + 1} is not finite ({terms})", pairs)
+            )
+
+    def _diverged(self, what: str, pairs: PairBatch) -> str:
+        """What happened and what to do, in one line."""
+        return (
+            f"{what} on some rank (rank {self.world.rank} read {pairs.keys[0]} ...); nothing was saved after it: lower "
+            f"optim.lr (now {self.config.optim.lr:g}), lengthen optim.warmup, or look at the frames; the same command "
+            f"continues from the last checkpoint in {self.run_dir}"
+        )
+
+    def _log(self, losses: list[Losses], rate: float, norm: float) -> None:
+        """Means over micro-batches and ranks, and the meters, to the diary."""
+        values = self.engine.reduce(_means(losses), "mean").tolist()
+        figures = dict(zip(TERMS, values, strict=True))
+        figures |= {"lr": rate, "grad_norm": norm, "epoch": self.reader.epoch + 0.0, **self.meters.read()}
+        if figures["cls_spread"] < COLLAPSED and self.model_config.agreement.kind != "none":
+            text = (
+                f"step {self.state.step}: the contextual feature hardly differs between faces (spread "
+                f"{figures['cls_spread']:.4f}): collapse; set model.agreement.stop_gradient or kind dino"
+            )
+            log.warning(text)
+            self.tracker.alert("collapse", text)
+        self.tracker.log(self.state.step, figures)
+
+    def _show(self, batch: Batch, losses: Losses) -> None:
+        """Pictures and the motion probe, by rank 0."""
+        if self.world.rank != 0:
+            return
+        image = sheet(batch, losses, self.model_config)
+        write_png(self.run_dir / "pictures" / f"step-{self.state.step}.png", image)
+        self.tracker.picture(self.state.step, "pairs", image)
+        self._log_probe()
+
+    def _log_probe(self) -> None:
+        """AUROC of the change map on synthetic faces of known motion, by rank 0 (not under ZeRO-3 or without DMA)."""
+        module: Any = self.engine.module
+        if self.world.rank != 0 or module.attention is None or not self.config.log.pictures:
+            return
+        if self.config.engine.zero_stage == 3:
+            return
+        if self._probe is None:
+            self._probe = motion_pairs(PROBE_PAIRS, size=self.model_config.image_size, seed=self.config.seed)
+        self.tracker.log(self.state.step, {"motion_auroc": motion_auroc(module, *self._probe)})
+
+    def _save(self) -> None:
+        """A checkpoint of this step."""
+        self.state.reader = self.reader.state_dict()
+        keep = self.config.checkpoint.keep
+        checkpoint.save(self.run_dir, self.engine, self.state, self.model_config, self.teacher, keep)
+
+
+TERMS = ("loss", "reconstruction", "agreement", "cls_spread", "swapped_share", "diag_swapped", "diag_kept")
+
+
+def _means(losses: list[Losses]) -> Tensor:
+    """TERMS averaged over micro-batches, float32 [7]."""
+    rows = []
+    for item in losses:
+        swapped = item.mask.float()
+        diag = torch.zeros_like(swapped) if item.diag is None else item.diag
+        on, off = (
+            (diag * swapped).sum() / swapped.sum().clamp(min=1),
+            (diag * (1 - swapped)).sum() / (1 - swapped).sum(),
+        )
+        scalars = [item.total, item.reconstruction, item.agreement, item.cls_spread, swapped.mean(), on, off]
+        rows.append(torch.stack([value.detach().float() for value in scalars]))
+    return torch.stack(rows).mean(0)

@@ -1,0 +1,133 @@
+"""From a config to a session: model, reader and engine, fresh or continued from the run's newest checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from pretrain import checkpoint
+from pretrain import engine as engines
+from pretrain.agreement import DinoTeacher
+from pretrain.checkpoint import RunState
+from pretrain.config import PretrainConfig
+from pretrain.engine import Engine, World
+from pretrain.model import MicronBert, ModelConfig, config_to_dict
+from pretrain.optim import adamw
+from pretrain.weights import load_micron, load_weights
+from shards import Manifest, PairReader
+from shards.errors import FlickerError, UsageError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """What the loop works on."""
+
+    engine: Engine
+    reader: PairReader
+    state: RunState
+    model: ModelConfig
+    teacher: DinoTeacher | None
+    steps: int
+    """Optimiser steps of the whole run."""
+
+
+def open_session(config: PretrainConfig, manifest: Manifest, world: World) -> Session:
+    """Build everything, and load the newest checkpoint where the run has one. Collective.
+
+    Raises:
+        UsageError: sizes that do not divide.
+        FlickerError: a checkpoint of another architecture, of other data or of another seed; too few pairs.
+    """
+    model = build_model(config)
+    reader = _open_reader(config, manifest, world, model.config.image_size)
+    found = _find_checkpoint(config, manifest)
+    tag, universal = found[0] if found else "", False
+    if found and found[1].world != world.size:
+        tag, universal = _convert(Path(config.run), found[0], found[1].world, world), True
+    teacher = _make_teacher(model, world)
+    optimiser = adamw(model, config.optim)
+    engine = Engine(model, optimiser, config.engine, world, micro_batch(config, world), universal)
+    state = found[1] if found else RunState(seed=config.seed, data_digest=manifest.digest)
+    if found:
+        root = Path(config.run) / "checkpoints"
+        engine.load(root, tag)
+        reader.load_state_dict(state.reader)
+        if teacher is not None:
+            checkpoint.load_teacher(root / found[0], teacher)
+        log.info("continuing %s at step %d", config.run, state.step)
+    state.config, state.model = asdict(config), config_to_dict(model.config)
+    state.world, state.commit, state.versions = world.size, checkpoint.git_commit(), engines.describe()
+    steps = config.steps or math.ceil(config.epochs * reader.steps_per_epoch)
+    return Session(engine, reader, state, model.config, teacher, steps)
+
+
+def build_model(config: PretrainConfig) -> MicronBert:
+    """The model with weights drawn from the seed, or taken from `checkpoint.init`."""
+    torch.manual_seed(config.seed)
+    model = MicronBert(config.model)
+    if config.checkpoint.init:
+        own = model.state_dict()
+        weights = {k: v for k, v in load_micron(config.checkpoint.init).state_dict().items() if k in own}
+        load_weights(model, weights, Path(config.checkpoint.init))
+    return model
+
+
+def micro_batch(config: PretrainConfig, world: World) -> int:
+    """Pairs per rank and micro-batch. Raises UsageError if the global batch does not divide."""
+    parts, batch = world.size * config.engine.accumulation, config.data.global_batch
+    if batch % parts or batch < 1:
+        raise UsageError(
+            f"data.global_batch {batch} does not divide by {world.size} rank(s) x engine.accumulation "
+            f"{config.engine.accumulation}; try {max(math.ceil(batch / parts), 1) * parts}"
+        )
+    return batch // parts
+
+
+def _open_reader(config: PretrainConfig, manifest: Manifest, world: World, image_size: int) -> PairReader:
+    data = config.data
+    return PairReader(
+        manifest,
+        seed=config.seed,
+        global_batch=data.global_batch,
+        rank=world.rank,
+        world=world.size,
+        delta=data.delta,
+        delta_unit=data.delta_unit,
+        workers=data.workers,
+        image_size=image_size,
+        max_bad=data.max_bad,
+    )
+
+
+def _find_checkpoint(config: PretrainConfig, manifest: Manifest) -> tuple[str, RunState] | None:
+    """The newest checkpoint's tag and state, checked to be of this run."""
+    found = checkpoint.find_latest(Path(config.run))
+    if found is None:
+        return None
+    if not config.checkpoint.resume:
+        raise FlickerError(f"{config.run} has a checkpoint ({found[0]}); use another --run, or let it resume")
+    folder = Path(config.run) / "checkpoints" / found[0]
+    checkpoint.check_matches(found[1], config.model, manifest.digest, config.seed, folder)
+    return found
+
+
+def _convert(run: Path, tag: str, old: int, world: World) -> str:
+    """The tag of the checkpoint for another number of ranks, made by rank 0 while the others wait."""
+    if world.rank == 0:
+        log.info("converting %s from %d to %d rank(s)", tag, old, world.size)
+        engines.to_universal(run / "checkpoints", tag)
+    engines.barrier()
+    return f"{tag}-universal"
+
+
+def _make_teacher(model: MicronBert, world: World) -> DinoTeacher | None:
+    """DINO's teacher on the rank's device, where DINO is on."""
+    if model.dino is None:
+        return None
+    return DinoTeacher(model.encoder, model.dino, model.config.agreement, world.device)
