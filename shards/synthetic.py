@@ -74,8 +74,8 @@ def motion_pairs(
     """`count` onset/apex pairs and the exact facial motion in each.
 
     Returns frames uint8 [n 2 S S 3] RGB (onset, apex; JPEG-compressed as the written sets are) and
-    displacement float32 [n S S 2] (x, y) in pixels, for each pixel of the onset frame; the head's own
-    movement between the two frames is in the frames but not in the displacement. Pair i is the same whatever
+    displacement float32 [n S S 2] (x, y) in pixels, for each pixel of the onset frame. The head's own movement
+    between the two frames and blinks are in the frames but not in the displacement. Pair i is the same whatever
     `count`; PAIRS_PER_PERSON consecutive pairs show one person.
     """
     difficulty = difficulty or Difficulty()

@@ -7,7 +7,8 @@ import numpy as np
 
 from shards.errors import UsageError
 from shards.synthetic_difficulty import Difficulty
-from shards.synthetic_face import LID_LEVELS, Identity, Portrait, sample_identity
+from shards.synthetic_face import LID_LEVELS, Portrait
+from shards.synthetic_identity import Identity, sample_identity
 from shards.synthetic_motion import SMALLEST_SD, Event, Strokes, Style, blinks, gains_over_time, sample_style, wander
 
 Array = np.ndarray

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from shards.errors import FlickerError, UsageError
 from shards.synthetic import Difficulty, motion_pairs, write_casme2, write_unlabelled
 from shards.synthetic_casme2 import WORKBOOK
-from shards.synthetic_face import sample_identity
+from shards.synthetic_identity import sample_identity
 from shards.synthetic_motion import EMOTION_AUS, UNITS, Event, Strokes, draw_aus, minimum_jerk, unit_indices
 from shards.synthetic_scene import Person, Scene
 
