@@ -33,8 +33,11 @@ class Row:
 def read_sheet(path: Path, sheet: str, columns: Sequence[str]) -> list[Row]:
     """Rows of `sheet` with the cells of `columns`, found by name (spaces and case ignored); blank rows skipped.
 
-    A workbook with one sheet of another name is read from that sheet. Columns that were not asked for, blank ones among them, do not matter. Raises FlickerError, one line, for a
-    file that is no workbook, a missing sheet (naming those found) or a missing column (file, sheet, columns).
+    A workbook with one sheet of another name is read from that sheet. Columns that were not asked for, blank ones
+    among them, do not matter.
+
+    Raises FlickerError, one line, for a file that is no workbook, a missing sheet (naming those found) or a missing
+    column (naming file, sheet, and the columns found).
     """
     table = _read_table(path, sheet)
     found = {_plain(name): name for name in reversed(list(table.columns))}

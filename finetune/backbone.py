@@ -98,5 +98,6 @@ def trainable_copy(model: MicronBert, mode: Mode, blocks: int) -> MicronBert:
         parts.append(model.attention)
     for part in parts:
         part.requires_grad_(True)
-    model.encoder.pos_embed.requires_grad_(False)
+    assert model.encoder.pos_embed is not None
+    model.encoder.pos_embed.requires_grad_(False)  # a fixed table
     return model

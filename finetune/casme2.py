@@ -14,7 +14,7 @@ from pathlib import Path
 from finetune import annotations as cells
 from finetune import schemes
 from finetune.clips import Clip
-from finetune.validation import Validation, count_labels, is_simulated
+from finetune.validation import PRIVATE, Validation, count_labels, is_simulated
 from shards.errors import FlickerError, UsageError
 
 FPS = 200.0
@@ -32,11 +32,13 @@ WORKBOOKS = {"2014": "CASME2-coding-20140508.xlsx", "2019": "CASME2-coding-20190
 VERSIONS = ("auto", *WORKBOOKS)
 VARIANTS = ("auto", "cropped-updated", "cropped", "raw-selected", "raw")
 KNOWN_OFFSETS = {(7, "EP06_02_01"): 91}
+PRIVATE_SUBJECTS = (12, 22)  # their pictures must not be published
 _DEPTH = 4  # folders between the root and sub01 at most
 
+_COMMON = {"happiness": 32, "disgust": 63, "repression": 27, "others": 99, "fear": 2}
 PUBLISHED_LABELS = {
-    "2014": dict(happiness=32, disgust=63, surprise=25, repression=27, others=99, sadness=7, fear=2),
-    "2019": dict(happiness=32, disgust=63, surprise=28, repression=27, others=99, sadness=4, fear=2),
+    "2014": {**_COMMON, "surprise": 25, "sadness": 7},
+    "2019": {**_COMMON, "surprise": 28, "sadness": 4},
 }
 
 
@@ -120,7 +122,9 @@ def _find_images(root: Path, variant: str) -> Path:
             return present[name]
     found = f"found only: {', '.join(present)}" if present else "no folder there holds sub01, sub02, ..."
     wanted = "frames" if variant == "auto" else f"'{variant}' frames"
-    raise FlickerError(f"{root}: no {wanted} of CASME II ({found}); expected e.g. Cropped/sub01/EP02_01f/reg_img46.jpg")
+    raise FlickerError(
+        f"{root}: no {wanted} of CASME II ({found}); expected e.g. Cropped/sub01/EP02_01f/reg_img46.jpg"
+    )
 
 
 def _subject_parents(folder: Path, depth: int) -> list[Path]:
@@ -188,6 +192,8 @@ def _clip(row: cells.Row, tree: dict[tuple[int, str], Path], report: Validation)
     if span is None:
         report.missing.append(f"{label}: no frame between onset and offset exists")
         return None
+    if number in PRIVATE_SUBJECTS:
+        flags.append(PRIVATE)
     units, odd = cells.action_units(row.cells["Action Units"])
     if odd:
         flags.append(report.note(label, "au-unread", " ".join(odd)))
@@ -215,9 +221,7 @@ class _Span:
     offset: int
 
 
-def _span(
-    row: cells.Row, label: str, frames: dict[int, Path], report: Validation, flags: list[str]
-) -> _Span | None:
+def _span(row: cells.Row, label: str, frames: dict[int, Path], report: Validation, flags: list[str]) -> _Span | None:
     """Onset, apex, offset by the reference's rules, repaired to frames that exist; None where none exists."""
     onset, offset = _bounds(row, label, report, flags)
     if offset > max(frames) >= onset:

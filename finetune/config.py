@@ -22,7 +22,8 @@ class DataConfig:
     variant: Literal["auto", "cropped-updated", "cropped", "raw-selected", "raw"] = "auto"
     """Which published frames; auto takes the first present, in this order."""
     scheme: str = "C2-5"
-    """Classes: C2-3, C2-3-with-sadness-fear, C2-4-repression-negative, C2-4-repression-others, C2-5, C2-7, present."""
+    """Classes: C2-3, C2-3-with-sadness-fear, C2-4-repression-negative, C2-4-repression-others, C2-5, C2-7, or
+    present (each label that occurs)."""
     max_missing: float = 0.0
     """Share (0..1) of rows whose frames may be missing; the report lists them."""
     fit: Literal["squash", "crop", "pad"] = "squash"

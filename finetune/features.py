@@ -42,9 +42,7 @@ def samples(
         columns = [cached(copy, head, cache, f"{key}-{place}", quiet) for place, copy in enumerate(copies)]
         inputs = {"features": torch.stack(columns, dim=1)}
     else:
-        inputs = {
-            name: torch.from_numpy(np.stack([copy[name] for copy in copies], axis=1)) for name in copies[0]
-        }
+        inputs = {name: torch.from_numpy(np.stack([copy[name] for copy in copies], axis=1)) for name in copies[0]}
     return Samples(
         ids=tuple(clip.id for clip in clips),
         subjects=tuple(clip.subject for clip in clips),
@@ -87,7 +85,9 @@ def extract(frames: dict[str, np.ndarray], head: MicronHead, quiet: bool = False
     rows = []
     with Progress(count, "features", "clips", quiet=quiet) as progress:
         for start in range(0, count, BATCH):
-            batch = {name: torch.from_numpy(value[start : start + BATCH]).to(device) for name, value in frames.items()}
+            batch = {
+                name: torch.from_numpy(value[start : start + BATCH]).to(device) for name, value in frames.items()
+            }
             rows.append(head.extract(batch).float().cpu())
             progress.advance(len(rows[-1]))
     return torch.cat(rows)

@@ -158,7 +158,9 @@ def train(
         losses, logits = [], []
         for epoch in range(settings.epochs):
             order = torch.randperm(len(training)).to(device)
-            losses.append(_epoch(model, training.inputs, labels, order, batch, weights, optimiser, schedule, settings))
+            losses.append(
+                _epoch(model, training.inputs, labels, order, batch, weights, optimiser, schedule, settings)
+            )
             if not math.isfinite(losses[-1]):
                 raise FlickerError(f"the loss is {losses[-1]} in epoch {epoch + 1}; lower train.lr ({settings.lr})")
             logits.append(predict(model, watched.inputs))

@@ -94,7 +94,9 @@ def _clear(config: FinetuneConfig, out: Path, world: World) -> None:
     """Delete old folds where the config says so."""
     if config.fresh:
         if world.size > 1:
-            raise UsageError("fresh: not with several processes, they would delete each other's folds; use a new --out")
+            raise UsageError(
+                "fresh: not with several processes, they would delete each other's folds; use a new --out"
+            )
         shutil.rmtree(out / "folds", ignore_errors=True)
         (out / "identity.json").unlink(missing_ok=True)
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from shards.errors import FlickerError
 
+Labels = Sequence[Hashable] | np.ndarray  # names or numbers
 
-def confusion_matrix(
-    *, truth: Sequence[Hashable], predicted: Sequence[Hashable], classes: Sequence[Hashable]
-) -> np.ndarray:
+
+def confusion_matrix(*, truth: Labels, predicted: Labels, classes: Labels) -> np.ndarray:
     """Counts int64 [C C]: row = true class, column = predicted class, in the order of `classes`.
 
     Raises FlickerError: different lengths, no predictions, or a label that is no class.
@@ -69,9 +69,7 @@ def from_confusion(confusion: np.ndarray) -> dict[str, Any]:
     }
 
 
-def scores(
-    *, truth: Sequence[Hashable], predicted: Sequence[Hashable], classes: Sequence[Hashable]
-) -> dict[str, Any]:
+def scores(*, truth: Labels, predicted: Labels, classes: Labels) -> dict[str, Any]:
     """Scores over all given predictions together.
 
     Returns:
@@ -95,7 +93,9 @@ def join(truth: Mapping[str, int], predictions: Iterable[tuple[str, int]]) -> tu
             raise FlickerError(f"clip {name} is predicted twice in one selection; the folds overlap, run them afresh")
         found[name] = label
     if unknown := [name for name in found if name not in truth]:
-        raise FlickerError(f"{len(unknown)} predictions are of unknown clips, first {unknown[0]}; run the folds afresh")
+        raise FlickerError(
+            f"{len(unknown)} predictions are of unknown clips, first {unknown[0]}; run the folds afresh"
+        )
     if missing := [name for name in truth if name not in found]:
         raise FlickerError(f"{len(missing)} clips have no prediction, first {missing[0]}; run the missing folds")
     return list(truth.values()), [found[name] for name in truth]

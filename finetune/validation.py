@@ -11,6 +11,7 @@ from typing import Any
 from finetune.clips import Clip
 
 SIMULATED_MARKS = ("SIMULATED.txt", ".synthetic.json")
+PRIVATE = "not-to-be-published"
 FLAGS: Mapping[str, str] = {
     "apex-midpoint": "apex missing or outside onset..offset: the midpoint is used",
     "apex-at-onset": "apex = onset: the onset-apex pair shows no motion",
@@ -22,6 +23,7 @@ FLAGS: Mapping[str, str] = {
     "offset-known": "offset replaced by the known correction of this row",
     "au-unread": "part of the action unit cell could not be read and was left out",
     "folder-case": "clip folder found under another spelling of its name",
+    PRIVATE: "the subject did not agree to publication: never shown in reports",
     "gaps": "frames between onset and offset are missing",
 }
 

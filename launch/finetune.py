@@ -1,8 +1,8 @@
 """Recognition: leave-one-subject-out on a labelled dataset, with a pretrained encoder or a random one.
 
-    python launch/finetune.py --config launch/recipes/finetune/casme2_micron.yaml --data.root CASME2 --encoder RUN
-    python launch/finetune.py --data.root CASME2 --data.check true
-    deepspeed --num_gpus 8 launch/finetune.py --config ... --data.root CASME2       # folds spread over the ranks
+python launch/finetune.py --config launch/recipes/finetune/casme2_micron.yaml --data.root CASME2 --encoder RUN
+python launch/finetune.py --data.root CASME2 --data.check true
+deepspeed --num_gpus 8 launch/finetune.py --config ... --data.root CASME2       # folds spread over the ranks
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def print_summary(results: Results) -> None:
     """The scores by selection, and where the report is."""
     from finetune.results import SELECTION_TITLES, SIMULATED
 
-    print(f"\n{results.dataset} {results.scheme}: {results.clips} clips, {results.subjects} subjects, {results.title}")
+    print(
+        f"\n{results.dataset} {results.scheme}: {results.clips} clips, {results.subjects} subjects, {results.title}"
+    )
     for name, scores in results.selections.items():
         figures = "  ".join(f"{key.upper()} {scores[key]:.3f} ± {scores[f'{key}_std']:.3f}" for key in ("uf1", "uar"))
         print(f"  {name:<7}{figures}  accuracy {scores['accuracy']:.3f}   {SELECTION_TITLES[name]}")

@@ -1,0 +1,135 @@
+"""Example clips for the report: onset, apex, difference and DMA change map, for right and wrong predictions."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from finetune.fold import FoldResult
+from finetune.prepare import Prepared
+from finetune.validation import PRIVATE
+
+SIDE = 168  # pixels of a picture in the report
+DIFFERENCE_GAIN = 6.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip with its pictures as data URIs."""
+
+    clip: str
+    truth: str
+    predicted: str
+    probability: float
+    aus: str
+    pictures: tuple[tuple[str, str], ...]
+    """(caption, data URI)."""
+
+    @property
+    def correct(self) -> bool:
+        """Whether the prediction is right."""
+        return self.truth == self.predicted
+
+
+def examples(prepared: Prepared, folds: list[FoldResult], per_group: int = 4) -> list[Example]:
+    """Up to `per_group` right and as many wrong predictions of selection `last`, first seed.
+
+    The surest ones, from different classes and subjects first. Clips that must not be published are never shown.
+    """
+    chosen = _choose(prepared, folds, per_group)
+    if not chosen:
+        return []
+    rows = [row for row, _, _ in chosen]
+    inputs = {name: torch.from_numpy(value[rows]).to(prepared.device) for name, value in prepared.frames.items()}
+    changes = prepared.head.changes(inputs).cpu().numpy()
+    result = []
+    for (row, predicted, probability), change in zip(chosen, changes, strict=True):
+        clip = prepared.clips[row]
+        result.append(
+            Example(
+                clip=f"{clip.subject}/{clip.clip}",
+                truth=prepared.scheme.classes[prepared.samples.labels[row]],
+                predicted=prepared.scheme.classes[predicted],
+                probability=probability,
+                aus="+".join(map(str, clip.aus)),
+                pictures=_pictures(prepared.frames["onset"][row], prepared.frames["apex"][row], change),
+            )
+        )
+    return result
+
+
+def _choose(prepared: Prepared, folds: list[FoldResult], per_group: int) -> list[tuple[int, int, float]]:
+    """(row, predicted class, its probability) of the clips to show, right ones first."""
+    place = {name: row for row, name in enumerate(prepared.samples.ids)}
+    seed = min(fold.seed for fold in folds)
+    rows = []
+    for fold in folds:
+        for name, probabilities in zip(fold.ids, fold.probabilities["last"], strict=True):
+            if fold.seed == seed and PRIVATE not in prepared.clips[place[name]].flags:
+                predicted = int(np.argmax(probabilities))
+                rows.append((place[name], predicted, float(probabilities[predicted])))
+    rows.sort(key=lambda row: -row[2])
+    labels = prepared.samples.labels.tolist()
+    right = [row for row in rows if labels[row[0]] == row[1]]
+    wrong = [row for row in rows if labels[row[0]] != row[1]]
+    keys = [(f"class {label}", subject) for label, subject in zip(labels, prepared.samples.subjects, strict=True)]
+    return _varied(right, keys, per_group) + _varied(wrong, keys, per_group)
+
+
+def _varied(
+    rows: list[tuple[int, int, float]], keys: list[tuple[str, str]], count: int
+) -> list[tuple[int, int, float]]:
+    """Up to `count` rows, each the surest of those whose class and subject were shown least so far."""
+    left, shown = list(rows), Counter[str]()
+    chosen: list[tuple[int, int, float]] = []
+    while left and len(chosen) < count:
+        best = min(range(len(left)), key=lambda i: (sum(shown[key] for key in keys[left[i][0]]), i))
+        chosen.append(left.pop(best))
+        shown.update(keys[chosen[-1][0]])
+    return chosen
+
+
+def _pictures(onset: np.ndarray, apex: np.ndarray, change: np.ndarray) -> tuple[tuple[str, str], ...]:
+    """Captioned pictures of one clip; frames RGB uint8 [S S 3], change [g g]."""
+    difference = np.abs(apex.astype(np.float32) - onset.astype(np.float32)).mean(-1) * DIFFERENCE_GAIN
+    return (
+        ("onset", _uri(_scaled(onset))),
+        ("apex", _uri(_scaled(apex))),
+        (f"|difference| × {DIFFERENCE_GAIN:.0f}", _uri(_heat(_scaled(difference.clip(0, 255).astype(np.uint8))))),
+        ("DMA change map", _uri(overlay(_scaled(apex), change))),
+    )
+
+
+def overlay(frame: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """The change map [g g] over a grey version of the frame uint8 [S S 3].
+
+    The map's 5th to 99.5th percentile spans the scale; unchanged areas stay grey, so that the face remains visible.
+    """
+    low, high = np.percentile(change, (5, 99.5))
+    level = np.clip((change - low) / max(high - low, 1e-9), 0, 1).astype(np.float32)
+    level = np.clip(cv2.resize(level, frame.shape[1::-1], interpolation=cv2.INTER_CUBIC), 0, 1)[..., None]
+    grey = cv2.cvtColor(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    heat = _heat((level[..., 0] * 255).astype(np.uint8))
+    strength = 0.85 * level
+    return (grey * (1 - strength) + heat * strength).astype(np.uint8)
+
+
+def _heat(grey: np.ndarray) -> np.ndarray:
+    """uint8 [S S] to RGB in the inferno colours."""
+    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
+def _scaled(image: np.ndarray) -> np.ndarray:
+    """The image at the report's picture size."""
+    return cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA if len(image) > SIDE else cv2.INTER_CUBIC)
+
+
+def _uri(image: np.ndarray) -> str:
+    """RGB uint8 as a JPEG data URI."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
