@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from finetune.heads import micron
+from pretrain import MicronBert
 from shards.errors import UsageError
 
 HEADS = {"micron": micron.build}
 
 
-def create(name: str, classes: int, encoder: nn.Module | None = None, **options: Any) -> Any:
+def create(name: str, classes: int, encoder: MicronBert | None = None, **options: Any) -> Any:
     """The head `name` for `classes` classes, on `encoder` (a pretrain.MicronBert), with its own options.
 
     Raises UsageError: unknown head, an option the head does not have, an encoder missing.

@@ -32,9 +32,9 @@ class MicronOptions:
     """Options of the head `micron`."""
 
     features: list[str] = field(default_factory=lambda: ["dma"])
-    """What is taken per patch, concatenated: dma (the paper), difference (apex minus onset tokens), change (map)."""
+    """Taken per patch and concatenated: dma (the paper), difference (apex minus onset tokens), change (map)."""
     pooling: Pooling = "mean"
-    """mean over patches; attention: learned weights; grid: means of `cells` x `cells` areas, which keeps the place."""
+    """mean over patches; attention: learned weights; grid: means of `cells` x `cells` areas, keeping the place."""
     cells: int = 6
     """Areas per side for pooling `grid`."""
     classifier: Classifier = "linear"
