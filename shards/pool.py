@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -31,6 +32,7 @@ def run_all(
         yield from map(work, tasks)
         return
     left = dict(enumerate(tasks))
+    others = set(multiprocessing.active_children())
     with _pool(min(workers, len(tasks))) as pool:
         futures = {pool.submit(work, task): number for number, task in left.items()}
         try:
@@ -42,6 +44,8 @@ def run_all(
             pass
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
             raise
     for task in left.values():
         yield _alone(work, task, died)
@@ -63,7 +67,8 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _follow_parent() -> None:
-    """End this worker when its parent ends, even by SIGKILL."""
+    """End this worker when its parent ends, even by SIGKILL, and silently on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent.join,), daemon=True).start()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+import weakref
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,13 +104,22 @@ class PairReader:
         return self.order.coverage
 
     def __iter__(self) -> Iterator[PairBatch]:
-        first = self.step
-        for step, fetched in enumerate(self._fetch_all(), start=first):
-            pairs = self._pairs(step)
-            batch = self._batch(pairs, fetched, step)
-            self.step = step + 1
-            yield batch
+        batches = self._fetch_all()
+        try:
+            for step, fetched in enumerate(batches, start=self.step):
+                batch = self._batch(self._pairs(step), fetched, step)
+                self.step = step + 1
+                yield batch
+        except FlickerError:
+            batches.close()
+            self.close()
+            raise
         self.epoch, self.step = self.epoch + 1, 0
+
+    def close(self) -> None:
+        """End the workers and close the files; iterating again starts them anew."""
+        self._loader = None
+        self._fetcher.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the reader is (plain ints and strings), and what its order depends on."""
@@ -152,11 +162,12 @@ class PairReader:
         parts = (index.shard, index.offset, index.length, index.crc)
         return Ranges(*(part[frames].astype(np.int64) for part in parts))
 
-    def _fetch_all(self) -> Iterator[Fetched]:
+    def _fetch_all(self) -> Generator[Fetched, None, None]:
         """Fetched batches from the current step to the end of the epoch."""
         steps = _Steps(self)
         if self.workers == 0:
-            return map(self._fetcher.__getitem__, iter(steps))
+            yield from map(self._fetcher.__getitem__, steps)
+            return
         if self._loader is None:
             self._loader = DataLoader(
                 self._fetcher,  # type: ignore[arg-type]
@@ -168,7 +179,23 @@ class PairReader:
                 multiprocessing_context=_server(),
                 worker_init_fn=_one_thread,
             )
-        return iter(self._loader)
+        yield from self._from_workers(iter(self._loader))
+
+    def _from_workers(self, batches: Iterator[Fetched]) -> Iterator[Fetched]:
+        """The workers' batches; a worker's death in one line."""
+        while True:
+            try:
+                fetched = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                self._loader = None
+                reason = str(error).strip().splitlines()[0]
+                raise FlickerError(
+                    f"a reader process died: {reason}; free memory or use fewer workers (a script of your own "
+                    "must start under `if __name__ == '__main__':`)"
+                ) from None
+            yield fetched
 
     def _batch(self, pairs: Pairs, fetched: Fetched, step: int) -> PairBatch:
         """Names and seeds beside the pixels; unreadable pairs replaced."""
@@ -222,7 +249,7 @@ class _Steps(Sampler[Ranges]):
     """Byte ranges of every step from the reader's current one to the end of its epoch."""
 
     def __init__(self, reader: PairReader):
-        self._reader = reader
+        self._reader = weakref.proxy(reader)  # a cycle would delay the end of the workers
 
     def __iter__(self) -> Iterator[Ranges]:
         reader = self._reader

@@ -37,7 +37,7 @@ def discover(paths: Sequence[str | Path], exclude: Path | None = None) -> list[S
     A folder with images is one source, each video file another; an empty folder, a file of another kind and
     a folder without any frames become `unknown` sources with a reason. Names starting with a dot are passed
     over; links are followed once.
-    Raises FlickerError: no path given, or one that does not exist.
+    Raises FlickerError: no path given, one that does not exist, or `exclude` itself.
     """
     if not paths:
         raise FlickerError("no sources given: name video files, frame folders, or folders that hold them")
@@ -45,6 +45,8 @@ def discover(paths: Sequence[str | Path], exclude: Path | None = None) -> list[S
     for path in given:
         if not path.exists():
             raise FlickerError(f"source not found: {path}")
+        if exclude and path.resolve() == exclude.resolve():
+            raise FlickerError(f"{path} is both a source and --out: give another --out")
     root = Path(os.path.commonpath([path.parent for path in given]))
     found: dict[Path, Source] = {}
     skip = {exclude.resolve()} if exclude else set()

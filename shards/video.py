@@ -37,7 +37,7 @@ class Container:
     times: NDArray[np.float64]
     """when each frame is shown, s, ascending, [T]"""
     fps: float
-    """1 / the median interval"""
+    """1 / the median interval; the container's own rate where the two agree"""
     breaks: NDArray[np.bool_]
     """frames are missing before this one, [T]"""
     by_order: bool = False
@@ -59,6 +59,7 @@ def read_container(path: Path) -> Container:
             stream = file.streams.video[0]
             listed = [(packet.pts, packet.is_discard) for packet in file.demux(stream) if packet.size]
             declared, base, length = stream.frames, stream.time_base, _length(file, stream)
+            average = float(stream.average_rate or 0)
             untimed = file.format.name == "avi" and stream.codec_context.codec.reorder
             shown = [pts for pts, hidden in listed if not hidden]
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -68,6 +69,8 @@ def read_container(path: Path) -> Container:
     if len(times) < 2:
         raise SourceError(f"{len(times)} frames in the video")
     fps, breaks = _rate(times)
+    if average and abs(average / fps - 1) < 0.02:  # Matroska rounds its times to ms
+        fps = round(average, 6)
     short = length - (times[-1] - times[0] + 1 / fps)
     if short > max(3 / fps, 0.25) and (declared == 0 or len(listed) < declared):
         raise SourceError(f"truncated video: it should last {length:.2f} s, the last {short:.2f} s are missing")
@@ -77,8 +80,9 @@ def read_container(path: Path) -> Container:
 def _length(file: Any, stream: Any) -> float:
     """How long the container says that the video lasts, s; 0 where it does not say."""
     if stream.duration is not None and stream.time_base is not None:
-        by_count = stream.frames / stream.average_rate if stream.average_rate else 0.0  # a cut AVI still has it
-        return max(float(stream.duration * stream.time_base), float(by_count))
+        if file.format.name == "avi" and stream.average_rate:  # a cut AVI's duration is a guess, its count is not
+            return float(stream.frames / stream.average_rate)
+        return float(stream.duration * stream.time_base)
     if found := re.match(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
         return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
     alone = len(file.streams) == 1 and file.duration is not None
@@ -87,7 +91,7 @@ def _length(file: Any, stream: Any) -> float:
 
 def _reason(error: Exception) -> str:
     """FFmpeg's message without the path."""
-    return str(getattr(error, "strerror", None) or error).splitlines()[0]
+    return (str(getattr(error, "strerror", None) or error).splitlines() or [type(error).__name__])[0]
 
 
 def _decoded_times(path: Path) -> NDArray[np.float64]:
@@ -135,10 +139,12 @@ class VideoFrames:
             reader = decord.VideoReader(str(self.path), num_threads=1)
             count = len(reader)
             starts = np.sort(np.asarray(reader.get_frame_timestamp(range(count)), np.float64)[:, 0])
-        except (decord.DECORDError, RuntimeError, IndexError) as error:
-            return f"decord cannot open it: {str(error).splitlines()[0][-120:]}"
+        except (decord.DECORDError, RuntimeError, IndexError, StopIteration) as error:
+            return f"decord cannot open it: {_reason(error)[-120:]}"
         if count != len(times):
             return f"decord lists {count} frames, the container shows {len(times)}"
+        if not _alike(reader.next().asnumpy(), self.path):
+            return "decord's first frame is not PyAV's"  # e.g. turned frames whose rows are padded
         worst = float(np.abs(starts - times).max())
         if worst > 1e-3:
             return f"decord's timestamps are up to {worst:.3f} s off the container's"
@@ -165,8 +171,7 @@ class VideoFrames:
             for number in range(len(reader)):
                 yield number, reader.next().asnumpy()
         except (decord.DECORDError, RuntimeError, StopIteration) as error:
-            reason = str(error).splitlines()[0][-120:] if str(error) else "no more frames"
-            raise DecoderDisagreesError(f"decord stopped at frame {number}: {reason}") from None
+            raise DecoderDisagreesError(f"decord stopped at frame {number}: {_reason(error)[-120:]}") from None
 
     def _pyav(self) -> Iterator[tuple[int, Image]]:
         """(number, RGB) by PyAV, numbered by timestamp; frames that are not to be shown are passed over."""
@@ -197,6 +202,16 @@ class VideoFrames:
                 damaged = damaged and not frame.key_frame
                 if not damaged and not frame.is_corrupt and frame.time is not None:
                     yield frame
+
+
+def _alike(image: Image, path: Path) -> bool:
+    """Whether `image` is the first frame that PyAV decodes, up to rounding."""
+    try:
+        with av.open(str(path)) as file:
+            first = _upright(next(file.decode(video=0)))
+    except (av.FFmpegError, StopIteration):
+        return False
+    return image.shape == first.shape and float(np.abs(image.astype(np.int16) - first).mean()) < 3
 
 
 def _upright(frame: av.VideoFrame) -> Image:

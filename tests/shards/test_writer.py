@@ -1,0 +1,297 @@
+"""Writing: the same bytes every time, plain webdataset, nothing finished is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import webdataset
+
+from shards import FlickerError, UsageError, read_manifest, write
+from shards.index import load_frames
+from tests.shards.material import contents, make_folder, make_shards, make_video
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """A mixture: two videos (one below another folder), two frame folders."""
+    root = tmp_path_factory.mktemp("mixed")
+    make_video(root / "a.mp4", 50)
+    make_video(root / "deep/er/b.mkv", 30)
+    make_folder(root / "deep/jpeg", [*range(1, 20), *range(25, 40)])
+    make_folder(root / "png", range(12), suffix=".png")
+    return root
+
+
+SMALL = {"size": 32, "clip_frames": 8, "shard_bytes": 40_000}
+
+
+def test_same_bytes_whatever_the_workers(sources, tmp_path):
+    for workers in (0, 1, 2):
+        write([sources], tmp_path / str(workers), workers=workers, **SMALL)
+    first = contents(tmp_path / "0")
+    assert first == contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert sum(name.endswith(".tar") for name in first) > 2
+    assert set(first) == {f"shard-{n:06d}.{s}" for n in range(len(first) // 2) for s in ("tar", "idx")} | {
+        "manifest.json"
+    }
+
+
+def test_webdataset_alone_reads_the_shards(sources, tmp_path):
+    manifest = write([sources], tmp_path, **SMALL)
+    urls = [str(tmp_path / shard.name) for shard in manifest.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
+    assert len(samples) == manifest.clips
+    assert sum(key.endswith("jpg") for sample in samples for key in sample) == manifest.frames == 126
+    for sample in samples:
+        meta, frames = sample["json"], sorted(key for key in sample if key.endswith("jpg"))
+        assert meta["numbers"] == list(range(meta["first"], meta["first"] + len(frames)))
+        assert sample[frames[0]].shape == (32, 32, 3)
+        assert len(f"{sample['__key__']}.{frames[0]}") <= 100
+        assert {"source", "fps", "crop", "transform", "source_size", "times", "face"} <= set(meta)
+    videos = [sample["json"] for sample in samples if sample["json"]["source"].endswith("a.mp4")]
+    assert all(meta["fps"] == 30 and meta["times"] and meta["crop"] == [8, 0, 48, 48] for meta in videos)
+
+
+def test_clips_of_all_sources_are_mixed_over_the_shards(sources, tmp_path):
+    manifest = write([sources], tmp_path, **SMALL)
+    index = json.loads((tmp_path / manifest.shards[0].index).read_text())
+    assert len({clip["source"] for clip in index["clips"]}) > 1
+    assert contents(tmp_path) != contents_of(write([sources], tmp_path / "other", seed=1, **SMALL))
+
+
+def contents_of(manifest):
+    return contents(manifest.directory)
+
+
+def test_gaps_split_runs_and_are_reported(sources, tmp_path):
+    manifest = write([sources], tmp_path, **SMALL)
+    report = next(source for source in manifest.sources if source.name.endswith("jpeg"))
+    assert (report.runs, report.frames, report.counts["gaps"]) == (2, 34, 1)
+    index = load_frames(manifest)
+    here = [frame for frame in range(len(index)) if "-deep-jpeg-" in index.name(frame)]
+    numbers = index.number[here].tolist()
+    assert sorted(numbers) == [*range(1, 20), *range(25, 40)]
+    assert index.remaining[here[numbers.index(19)]] == 0
+
+
+def test_cut_splits_a_run(tmp_path):
+    make_video(tmp_path / "in/a.mp4", 40, scenes=[0] * 20 + [1] * 20)
+    make_folder(tmp_path / "in/still", range(40))
+    manifest = write([tmp_path / "in"], tmp_path / "out", size=32)
+    cut, still = manifest.sources
+    assert (cut.runs, cut.counts["cuts"], still.runs) == (2, 1, 1)
+    first, second = sorted((frames[0], frames[-1]) for frames in numbers_of(manifest, cut.name))
+    assert (first, second) == ((0, 19), (20, 39))
+
+
+def numbers_of(manifest, source):
+    for shard in manifest.shards:
+        for clip in json.loads((manifest.directory / shard.index).read_text())["clips"]:
+            if clip["source"] == source:
+                yield clip["numbers"]
+
+
+def test_fitting_jpeg_files_are_copied_bit_for_bit(tmp_path):
+    folder = make_folder(tmp_path / "in", range(10), size=(32, 32))
+    manifest = write([folder], tmp_path / "out", size=32)
+    assert manifest.sources[0].counts == {"copied_frames": 10}
+    sample = next(iter(webdataset.WebDataset(str(tmp_path / "out/shard-000000.tar"), shardshuffle=False)))
+    for number in range(10):
+        assert sample[f"{number:03d}.jpg"] == (folder / f"reg_img{number}.jpg").read_bytes()
+
+
+def test_frames_are_cropped_centrally_and_scaled(tmp_path):
+    folder = make_folder(tmp_path / "in", range(8), suffix=".png")
+    write([folder], tmp_path / "out", size=48, quality=100)
+    sample = next(iter(webdataset.WebDataset(str(tmp_path / "out/shard-000000.tar"), shardshuffle=False)))
+    stored = simplejpeg.decode_jpeg(sample["003.jpg"], colorspace="RGB").astype(int)
+    import cv2
+
+    original = cv2.imread(str(folder / "reg_img3.png"))[:, 8:56, ::-1].astype(int)
+    assert np.abs(stored - original)[10:, 10:].mean() < 4
+
+
+def test_unusable_sources_are_reported_and_skipped(tmp_path):
+    make_folder(tmp_path / "in/good", range(10))
+    make_folder(tmp_path / "in/short", range(3))
+    (tmp_path / "in/empty").mkdir()
+    (tmp_path / "in/broken.mp4").write_bytes(b"x" * 1000)
+    manifest = write([tmp_path / "in"], tmp_path / "out", size=32)
+    assert {failure.name: failure.reason for failure in manifest.failures} == {
+        "in/broken.mp4": "unreadable video: Invalid data found when processing input",
+        "in/empty": "empty folder",
+        "in/short": "no run of 6 consecutive usable frames (3 frames in short runs, 1 short runs)",
+    }
+    assert manifest.frames == 10
+    with pytest.raises(FlickerError, match=r"3 of 4 sources were skipped, more than max_failed 0.5 allows"):
+        write([tmp_path / "in"], tmp_path / "strict", size=32, max_failed=0.5)
+    assert write([tmp_path / "in"], tmp_path / "strict", size=32).digest == manifest.digest
+
+
+def test_nothing_usable_is_an_error(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(FlickerError, match="nothing usable: all 1 sources were skipped; the first, in: empty folder"):
+        write([tmp_path / "in"], tmp_path / "out")
+    with pytest.raises(FlickerError, match="source not found"):
+        write([tmp_path / "nowhere"], tmp_path / "out")
+    with pytest.raises(UsageError, match="quality 0 is out of range"):
+        write([tmp_path / "in"], tmp_path / "out", quality=0)
+    with pytest.raises(FlickerError, match="both a source and --out"):
+        write([tmp_path / "in"], tmp_path / "in")
+
+
+def test_a_finished_folder_is_left_alone_and_other_settings_are_refused(tmp_path):
+    manifest = make_shards(tmp_path)
+    before = contents(tmp_path / "out")
+    assert make_shards(tmp_path).digest == manifest.digest
+    assert contents(tmp_path / "out") == before
+    with pytest.raises(FlickerError, match="holds shards with size 32, not 48: give another --out, or delete it"):
+        make_shards(tmp_path, size=48)
+    make_folder(tmp_path / "in/s9", range(9))
+    with pytest.raises(FlickerError, match=r"other sources \(in/s9 was added\)"):
+        write([tmp_path / "in"], tmp_path / "out", size=32, clip_frames=8, shard_bytes=60_000, min_run=4)
+
+
+def test_output_does_not_depend_on_where_the_sources_lie(tmp_path):
+    one, two = make_shards(tmp_path / "one"), make_shards(tmp_path / "two")
+    assert contents(one.directory) == contents(two.directory)
+
+
+def test_output_inside_the_source_folder_is_not_read_back(tmp_path):
+    make_folder(tmp_path / "in/s", range(10))
+    manifest = write([tmp_path / "in"], tmp_path / "in/shards", size=32)
+    assert [source.name for source in manifest.sources] == ["in/s"]
+    assert write([tmp_path / "in"], tmp_path / "in/shards", size=32).digest == manifest.digest
+
+
+SLOW = """
+import sys, time
+import shards.encode as encode
+from shards import write
+real = encode._encode
+def slow(task, *rest):
+    if task.number == 2:
+        print("third", flush=True)
+        time.sleep(60)
+    return real(task, *rest)
+encode._encode = slow
+write([sys.argv[1]], sys.argv[2], size=32, clip_frames=8, shard_bytes=60_000, min_run=4)
+"""
+
+
+def test_killed_while_encoding_it_continues_with_what_is_finished(tmp_path):
+    expected = make_shards(tmp_path / "whole")
+    sources, out = tmp_path / "whole/in", tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", SLOW, sources, out], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "third\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    staged = {path: path.stat().st_mtime_ns for path in (out / ".staging").glob("source-*.json")}
+    assert len(staged) == 2
+    with pytest.raises(FlickerError, match="is unfinished"):
+        read_manifest(out)
+    with pytest.raises(FlickerError, match="holds shards with size 32, not 40"):
+        write([sources], out, size=40, clip_frames=8, shard_bytes=60_000, min_run=4)
+    import shards.writer as writer
+
+    seen = []
+    original = writer.run_all
+    writer.run_all = lambda work, tasks, *rest: (seen.append(len(tasks)), original(work, tasks, *rest))[1]
+    try:
+        manifest = write([sources], out, size=32, clip_frames=8, shard_bytes=60_000, min_run=4)
+    finally:
+        writer.run_all = original
+    assert seen[0] == 1  # only the third source was encoded again
+    assert contents(out) == contents(expected.directory)
+    assert manifest.digest == expected.digest
+
+
+def test_killed_while_packing_finished_shards_are_kept(tmp_path, monkeypatch):
+    expected = make_shards(tmp_path / "whole")
+    import shards.writer as writer
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, "write_manifest", stop)
+    settings = {"size": 32, "clip_frames": 8, "shard_bytes": 60_000, "min_run": 4}
+    with pytest.raises(KeyboardInterrupt):
+        write([tmp_path / "whole/in"], tmp_path / "out", **settings)
+    first = tmp_path / "out/shard-000000.tar"
+    (tmp_path / "out/shard-000001.idx").unlink()
+    before = first.stat().st_mtime_ns
+    monkeypatch.undo()
+    write([tmp_path / "whole/in"], tmp_path / "out", **settings)
+    assert first.stat().st_mtime_ns == before
+    assert contents(tmp_path / "out") == contents(expected.directory)
+
+
+def _die_on_second(number):
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_dying_worker_takes_only_its_own_task_along():
+    from shards.pool import run_all
+
+    results = sorted(run_all(_die_on_second, range(4), 2, lambda number: -number))
+    assert results == [-1, 0, 2, 3]
+
+
+HELD = """
+import sys
+from shards.pool import run_all
+from tests.shards.test_writer import hold
+if __name__ == "__main__":
+    for pid in run_all(hold, [sys.argv[1]], 1, None):
+        pass
+"""
+
+
+def hold(place):
+    """Leave this process's id, then wait."""
+    Path(place).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def test_workers_end_with_a_killed_parent(tmp_path, repository):
+    (tmp_path / "held.py").write_text(HELD)
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    process = subprocess.Popen([sys.executable, tmp_path / "held.py", tmp_path / "pid"], env=environment)
+    worker = _wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    process.kill()
+    process.wait()
+    assert _wait_for(lambda: not Path(f"/proc/{worker}").exists() or _is_zombie(worker))
+
+
+def _is_zombie(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def _wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError("did not happen in time")
+
+
+def test_second_run_on_the_same_folder_is_refused(tmp_path):
+    import fcntl
+
+    make_folder(tmp_path / "in", range(10))
+    (tmp_path / "out/.staging").mkdir(parents=True)
+    with (tmp_path / "out/.staging/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(FlickerError, match="another run is writing"):
+            write([tmp_path / "in"], tmp_path / "out", size=32)
+    assert write([tmp_path / "in"], tmp_path / "out", size=32).frames == 10
