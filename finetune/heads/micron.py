@@ -75,8 +75,8 @@ class MicronHead(nn.Module):
 
     def __init__(self, classes: int, encoder: MicronBert, options: MicronOptions):
         super().__init__()
-        if unknown := [name for name in options.features if name not in FEATURES] or not options.features:
-            raise UsageError(f"head.micron.features: {unknown or 'empty'}; choose from {', '.join(FEATURES)}")
+        if not options.features or set(options.features) - set(FEATURES):
+            raise UsageError(f"head.micron.features: {options.features}; choose one or more of {', '.join(FEATURES)}")
         if options.pooling == "grid" and not 1 <= options.cells <= encoder.encoder.grid:
             raise UsageError(f"head.micron.cells {options.cells} is outside 1..{encoder.encoder.grid}")
         self.classes, self.options, self.encoder = classes, options, encoder

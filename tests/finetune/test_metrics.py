@@ -24,7 +24,9 @@ def test_scores_equal_scikit_learn(case: tuple[int, list[tuple[int, int]]]) -> N
     truth, predicted = (list(column) for column in zip(*pairs, strict=True))
     ours = metrics.scores(truth=truth, predicted=predicted, classes=range(classes))
     occurring = sorted(set(truth) | set(predicted))
-    assert ours["uf1"] == pytest.approx(f1_score(truth, predicted, labels=occurring, average="macro", zero_division=0))
+    assert ours["uf1"] == pytest.approx(
+        f1_score(truth, predicted, labels=occurring, average="macro", zero_division=0)
+    )
     recall = np.mean([np.mean(np.array(predicted)[np.array(truth) == c] == c) for c in sorted(set(truth))])
     assert ours["uar"] == pytest.approx(recall)
     if set(predicted) <= set(truth):

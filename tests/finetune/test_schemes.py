@@ -47,7 +47,9 @@ def test_present_makes_a_class_of_each_label() -> None:
     assert schemes.get("C2-5").select(some)[2] == {"fear": 2}
 
 
-@pytest.mark.parametrize(("name", "hint"), [("C2-4", "C2-4-repression-negative or C2-4-repression-others"), ("C25", "C2-5")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("C2-4", "C2-4-repression-negative or C2-4-repression-others"), ("C25", "C2-5")]
+)
 def test_unknown_schemes_suggest_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
         schemes.get(name)
