@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
-import webdataset
 
 from shards.errors import FlickerError
 from shards.files import sha256
@@ -104,6 +103,8 @@ def _write_shard(task: PackTask, name: str, tar: Path, index: Path) -> None:
 
 def _write_tar(path: Path, clips: list[PlannedClip]) -> list[ClipEntry]:
     """Write the samples with webdataset's TarWriter, every byte fixed by the content; returns where they lie."""
+    import webdataset  # imports torch: seconds and 600 MB that only this step should cost
+
     entries = []
     with path.open("wb") as file:
         writer = webdataset.TarWriter(file, encoder=False, compress=False, mtime=0, user="", group="", mode=0o644)

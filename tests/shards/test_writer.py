@@ -15,6 +15,7 @@ import webdataset
 
 from shards import FlickerError, UsageError, read_manifest, write
 from shards.index import load_frames
+from tests.shards import workers
 from tests.shards.material import contents, make_folder, make_shards, make_video
 
 
@@ -33,8 +34,8 @@ SMALL = {"size": 32, "clip_frames": 8, "shard_bytes": 40_000}
 
 
 def test_same_bytes_whatever_the_workers(sources, tmp_path):
-    for workers in (0, 1, 2):
-        write([sources], tmp_path / str(workers), workers=workers, **SMALL)
+    for count in (0, 1, 2):
+        write([sources], tmp_path / str(count), workers=count, **SMALL)
     first = contents(tmp_path / "0")
     assert first == contents(tmp_path / "1") == contents(tmp_path / "2")
     assert sum(name.endswith(".tar") for name in first) > 2
@@ -233,33 +234,21 @@ def test_killed_while_packing_finished_shards_are_kept(tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == contents(expected.directory)
 
 
-def _die_on_second(number):
-    if number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
 def test_a_dying_worker_takes_only_its_own_task_along():
     from shards.pool import run_all
 
-    results = sorted(run_all(_die_on_second, range(4), 2, lambda number: -number))
+    results = sorted(run_all(workers.die_on_one, range(4), 2, lambda number: -number))
     assert results == [-1, 0, 2, 3]
 
 
 HELD = """
 import sys
 from shards.pool import run_all
-from tests.shards.test_writer import hold
+from tests.shards.workers import hold
 if __name__ == "__main__":
     for pid in run_all(hold, [sys.argv[1]], 1, None):
         pass
 """
-
-
-def hold(place):
-    """Leave this process's id, then wait."""
-    Path(place).write_text(str(os.getpid()))
-    time.sleep(60)
 
 
 def test_workers_end_with_a_killed_parent(tmp_path, repository):
