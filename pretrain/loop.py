@@ -188,9 +188,9 @@ class Trainer:
     def _diverged(self, what: str, pairs: PairBatch) -> str:
         """What happened and what to do, in one line."""
         return (
-            f"{what} on some rank (rank {self.world.rank} read {pairs.keys[0]} ...); nothing was saved after it: lower "
-            f"optim.lr (now {self.config.optim.lr:g}), lengthen optim.warmup, or look at the frames; the same command "
-            f"continues from the last checkpoint in {self.run_dir}"
+            f"{what} on some rank (rank {self.world.rank} read {pairs.keys[0]} ...); nothing was saved after it: "
+            f"lower optim.lr (now {self.config.optim.lr:g}), lengthen optim.warmup, or look at the frames; "
+            f"the same command continues from the last checkpoint in {self.run_dir}"
         )
 
     def _log(self, losses: list[Losses], rate: float, norm: float) -> None:

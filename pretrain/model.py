@@ -82,7 +82,8 @@ def resolve(config: ModelConfig) -> ModelConfig:
     Raises UsageError: patches that do not tile the frame, heads that do not divide the width.
     """
     preset = dict(zip(_SIZES, PRESETS[config.preset], strict=True))
-    config = replace(config, **{name: getattr(config, name) or preset[name] for name in _SIZES})
+    sizes: dict[str, Any] = {name: getattr(config, name) or preset[name] for name in _SIZES}
+    config = replace(config, **sizes)
     if config.image_size % config.patch_size:
         raise UsageError(
             f"model.image_size {config.image_size} is not a multiple of model.patch_size {config.patch_size}"
