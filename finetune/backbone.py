@@ -5,35 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 import pretrain
+from finetune.config import BackboneConfig, Mode
 from pretrain import MicronBert
-
-Mode = Literal["frozen", "partial", "full"]
-
-
-@dataclass
-class BackboneConfig:
-    """The encoder that the head is plugged into."""
-
-    preset: Literal["tiny", "small", "base", "large"] = "tiny"
-    """Architecture of the randomly initialised encoder that is used when no --encoder is given."""
-    random: bool = False
-    """Take the architecture of --encoder but random weights: the control experiment."""
-    compare_random: bool = False
-    """Run the whole protocol a second time with random weights (as `random`) and show both in the report."""
-    seed: int = 0
-    """Seed of random weights."""
-    mode: Mode = "frozen"
-    """frozen: features are computed once per clip; partial: the last `blocks` blocks train; full: all of it."""
-    blocks: int = 1
-    """Encoder blocks that train in mode `partial`, counted from the last."""
-    lr_scale: float = 0.1
-    """Learning rate of encoder parameters as a share of train.lr (modes partial and full)."""
 
 
 @dataclass

@@ -1,12 +1,18 @@
-"""The typed config of a recognition run: `launch/finetune.py`'s keys, and what `finetune.loso.run` takes."""
+"""The typed config of a recognition run: `launch/finetune.py`'s keys, and what `finetune.loso.run` takes.
+
+Imports nothing heavy, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from finetune.backbone import BackboneConfig
-from finetune.heads.micron import MicronOptions
+from shards.errors import UsageError
+
+Mode = Literal["frozen", "partial", "full"]
+Pooling = Literal["mean", "attention", "grid"]
+Classifier = Literal["linear", "mlp"]
 
 
 @dataclass
@@ -32,6 +38,44 @@ class DataConfig:
     """Label the report as simulated data (set by itself where SIMULATED.txt lies at the root)."""
     check: bool = False
     """Only print what the loader found, missed and repaired, then stop."""
+
+
+@dataclass
+class BackboneConfig:
+    """The encoder that the head is plugged into."""
+
+    preset: Literal["tiny", "small", "base", "large"] = "tiny"
+    """Architecture of the randomly initialised encoder that is used when no --encoder is given."""
+    random: bool = False
+    """Take the architecture of --encoder but random weights: the control experiment."""
+    compare_random: bool = False
+    """Run the whole protocol a second time with random weights (as `random`) and show both in the report."""
+    seed: int = 0
+    """Seed of random weights."""
+    mode: Mode = "frozen"
+    """frozen: features are computed once per clip; partial: the last `blocks` blocks train; full: all of it."""
+    blocks: int = 1
+    """Encoder blocks that train in mode `partial`, counted from the last."""
+    lr_scale: float = 0.1
+    """Learning rate of encoder parameters as a share of train.lr (modes partial and full)."""
+
+
+@dataclass
+class MicronOptions:
+    """Options of the head `micron`."""
+
+    features: list[str] = field(default_factory=lambda: ["dma"])
+    """Taken per patch and concatenated: dma (the paper), difference (apex minus onset tokens), change (map)."""
+    pooling: Pooling = "mean"
+    """mean over patches; attention: learned weights; grid: means of `cells` x `cells` areas, keeping the place."""
+    cells: int = 6
+    """Areas per side for pooling `grid`."""
+    classifier: Classifier = "linear"
+    """linear, or mlp with one hidden layer."""
+    hidden: int = 128
+    """Width of the hidden layer of `mlp`."""
+    dropout: float = 0.0
+    """Dropout before each linear layer (0..1)."""
 
 
 @dataclass
@@ -104,3 +148,29 @@ class FinetuneConfig:
     """Other run directories to show beside this one in the report."""
     wait_minutes: float = 60.0
     """How long rank 0 waits for folds of other ranks without any new one arriving, minutes."""
+
+
+def validate(config: FinetuneConfig) -> None:
+    """Raise UsageError for values out of range, naming the key."""
+    train, protocol = config.train, config.protocol
+    rules = {
+        "data.root": bool(config.data.root),
+        "train.epochs": train.epochs >= 1,
+        "train.batch": train.batch >= 0,
+        "train.lr": train.lr > 0,
+        "train.label_smoothing": 0 <= train.label_smoothing < 1,
+        "protocol.seeds": bool(protocol.seeds) and len(set(protocol.seeds)) == len(protocol.seeds),
+        "protocol.inner_splits": protocol.inner_splits >= 1,
+        "protocol.inner_share": 0 < protocol.inner_share < 1,
+        "data.max_missing": 0 <= config.data.max_missing <= 1,
+        "head.micron.dropout": 0 <= config.head.micron.dropout < 1,
+        "backbone.blocks": config.backbone.blocks >= 1,
+    }
+    for key, fine in rules.items():
+        if not fine:
+            value: Any = config
+            for part in key.split("."):
+                value = getattr(value, part)
+            raise UsageError(
+                f"{key}: {value!r} is {'missing' if value == '' else 'out of range'}; --help says what it means"
+            )

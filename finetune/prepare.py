@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from finetune import backbone as backbones
-from finetune import casme2, features, heads, schemes
+from finetune import datasets, features, heads, schemes
 from finetune import frames as pictures
 from finetune.backbone import Backbone
 from finetune.clips import Clip
-from finetune.config import DataConfig, FinetuneConfig
+from finetune.config import FinetuneConfig, validate
 from finetune.folds import Samples
 from finetune.heads.micron import MicronHead
 from finetune.schemes import Scheme
@@ -51,15 +51,6 @@ class Prepared:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def load_clips(config: DataConfig) -> tuple[list[Clip], Validation]:
-    """The dataset's clips and the loader's report, however many rows lack frames (see casme2.check_missing)."""
-    if not config.root:
-        raise UsageError("data.root is not set: give the folder of the dataset, e.g. --data.root CASME2")
-    clips, validation = casme2.inspect(config.root, config.version, config.variant)
-    validation.simulated |= config.simulated
-    return clips, validation
-
-
 def choose_device(name: str) -> torch.device:
     """The torch device for 'auto', 'cpu' or 'cuda'. Raises UsageError where there is no GPU."""
     if name == "cuda" and not torch.cuda.is_available():
@@ -74,10 +65,10 @@ def prepare(config: FinetuneConfig, backbone: Backbone | None = None, quiet: boo
 
     Raises FlickerError: data that is missing or wrong, too few clips, an unreadable checkpoint.
     """
-    check(config)
+    validate(config)
     device = choose_device(config.device)
-    found, validation = load_clips(config.data)
-    casme2.check_missing(validation, config.data.max_missing)
+    found, validation = datasets.inspect(config.data)
+    datasets.check_missing(validation, config.data.max_missing)
     scheme = schemes.get(config.data.scheme, found)
     clips, labels, left_out = scheme.select(found)
     _check_classes(scheme, labels, config.data.root)
@@ -105,29 +96,6 @@ def prepare(config: FinetuneConfig, backbone: Backbone | None = None, quiet: boo
         "encoder": weights,
     }
     return Prepared(clips, scheme, validation, frames, backbone, head, samples, identity, device)
-
-
-def check(config: FinetuneConfig) -> None:
-    """Raise UsageError for values out of range, naming the key."""
-    train, protocol = config.train, config.protocol
-    rules = {
-        "train.epochs": train.epochs >= 1,
-        "train.batch": train.batch >= 0,
-        "train.lr": train.lr > 0,
-        "train.label_smoothing": 0 <= train.label_smoothing < 1,
-        "protocol.seeds": bool(protocol.seeds) and len(set(protocol.seeds)) == len(protocol.seeds),
-        "protocol.inner_splits": protocol.inner_splits >= 1,
-        "protocol.inner_share": 0 < protocol.inner_share < 1,
-        "data.max_missing": 0 <= config.data.max_missing <= 1,
-        "head.micron.dropout": 0 <= config.head.micron.dropout < 1,
-        "backbone.blocks": config.backbone.blocks >= 1,
-    }
-    for key, fine in rules.items():
-        if not fine:
-            value: Any = config
-            for part in key.split("."):
-                value = getattr(value, part)
-            raise UsageError(f"{key}: {value!r} is out of range; --help says what it means")
 
 
 def _check_classes(scheme: Scheme, labels: list[int], root: str) -> None:

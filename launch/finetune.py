@@ -29,9 +29,10 @@ DESCRIPTION = "Leave-one-subject-out recognition on a labelled dataset; resumabl
 
 def main(arguments: list[str]) -> None:
     """Parse, then check the data or run the protocol; ends with where the report is."""
-    from finetune.config import FinetuneConfig
+    from finetune.config import FinetuneConfig, validate
 
     config = parse(FinetuneConfig, arguments, command="finetune.py", description=DESCRIPTION)
+    validate(config)
     if config.data.check:
         check_data(config)
         return
@@ -43,11 +44,11 @@ def main(arguments: list[str]) -> None:
 
 def check_data(config: FinetuneConfig) -> None:
     """Print the loader's report. Raises FlickerError after it where too many rows have no frames."""
-    from finetune import casme2, prepare
+    from finetune import datasets
 
-    _, validation = prepare.load_clips(config.data)
+    _, validation = datasets.inspect(config.data)
     print(validation.text())
-    casme2.check_missing(validation, config.data.max_missing)
+    datasets.check_missing(validation, config.data.max_missing)
 
 
 def use_local_gpu() -> None:

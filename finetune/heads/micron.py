@@ -11,38 +11,18 @@ features of the same two frames, each a row of values per patch:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from finetune.backbone import Mode, trainable_copy
+from finetune.backbone import trainable_copy
+from finetune.config import MicronOptions, Mode
 from finetune.folds import Portion
-from finetune.heads.pooling import AttentionPool, Classifier, Pooling, Standardise, classifier, pool_cells
+from finetune.heads.pooling import AttentionPool, Standardise, classifier, pool_cells
 from pretrain import MicronBert, change_map
 from shards.errors import UsageError
 
-Feature = Literal["dma", "difference", "change"]
 FEATURES = ("dma", "difference", "change")
-
-
-@dataclass
-class MicronOptions:
-    """Options of the head `micron`."""
-
-    features: list[str] = field(default_factory=lambda: ["dma"])
-    """Taken per patch and concatenated: dma (the paper), difference (apex minus onset tokens), change (map)."""
-    pooling: Pooling = "mean"
-    """mean over patches; attention: learned weights; grid: means of `cells` x `cells` areas, keeping the place."""
-    cells: int = 6
-    """Areas per side for pooling `grid`."""
-    classifier: Classifier = "linear"
-    """linear, or mlp with one hidden layer."""
-    hidden: int = 128
-    """Width of the hidden layer of `mlp`."""
-    dropout: float = 0.0
-    """Dropout before each linear layer (0..1)."""
 
 
 class Readout(nn.Module):

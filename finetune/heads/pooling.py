@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Pooling = Literal["mean", "attention", "grid"]
-Classifier = Literal["linear", "mlp"]
+from finetune.config import Classifier
 
 
 class Standardise(nn.Module):

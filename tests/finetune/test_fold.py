@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune import fold as folds
-from finetune.config import TrainConfig
+from finetune.config import MicronOptions, TrainConfig
 from finetune.fold import choose_inner, choose_oracle, class_weights, run_fold
 from finetune.folds import loso
-from finetune.heads.micron import MicronOptions, Readout
+from finetune.heads.micron import Readout
 from shards.errors import FlickerError
 from tests.finetune.test_leaks import CPU, QUICK, SUBJECTS, Recorder, make
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from finetune import heads
 from finetune.backbone import Backbone, trainable_copy
+from finetune.config import MicronOptions
 from finetune.folds import loso
-from finetune.heads.micron import MicronOptions
 from finetune.heads.pooling import AttentionPool, Standardise, pool_cells
 from pretrain import change_map
 from shards.errors import UsageError

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from finetune.config import TrainConfig
+from finetune.config import MicronOptions, TrainConfig
 from finetune.fold import run_fold, train
 from finetune.folds import LeakError, Samples, loso
-from finetune.heads.micron import MicronOptions, Readout
+from finetune.heads.micron import Readout
 
 CPU = torch.device("cpu")
 QUICK = TrainConfig(epochs=5, batch=7, lr=0.01)

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from finetune import loso, metrics, prepare
-from finetune.backbone import Backbone, BackboneConfig
-from finetune.config import FinetuneConfig, HeadConfig
-from finetune.heads.micron import MicronOptions
+from finetune.backbone import Backbone
+from finetune.config import BackboneConfig, FinetuneConfig, HeadConfig, MicronOptions
 from finetune.results import Results
 from shards.errors import FlickerError, UsageError
 
@@ -163,7 +162,7 @@ def test_values_out_of_range_are_named(config: FinetuneConfig, part: str, key: s
 
 
 def test_data_that_cannot_be_evaluated_is_refused(config: FinetuneConfig) -> None:
-    with pytest.raises(UsageError, match=r"data.root is not set"):
+    with pytest.raises(UsageError, match=r"data.root: '' is missing"):
         loso.run(replace(config, data=replace(config.data, root="")))
     config.data.scheme = "C2-9"
     with pytest.raises(UsageError, match="no scheme 'C2-9'"):
