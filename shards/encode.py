@@ -12,7 +12,6 @@ import cv2
 import simplejpeg
 
 from shards.crop import Crop, centre
-from shards.errors import FlickerError
 from shards.folders import FolderFrames
 from shards.frames import Frame, SourceError
 from shards.runs import split
@@ -38,7 +37,7 @@ class StageTask:
 def stage_source(task: StageTask) -> SourceReport:
     """Encode one source into its staging file and summary; a source that cannot be used is reported as skipped.
 
-    Raises FlickerError for faults that are not the source's (disk full, dlib missing).
+    Raises OSError where the staging folder cannot be written.
     """
     cv2.setNumThreads(1)
     target = clips_path(task.staging, task.number)
@@ -49,8 +48,6 @@ def stage_source(task: StageTask) -> SourceReport:
     except SourceError as error:
         report, clips = replace(report, status="skipped", reason=str(error)), []
         target.unlink(missing_ok=True)
-    except OSError as error:
-        raise FlickerError(f"cannot write {target}: {error.strerror or error}") from None
     write_summary(task.staging, task.number, report, clips)
     return report
 

@@ -8,7 +8,8 @@ of every frame and of `KEY.json`, and the key and shard of the clip that continu
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from shards.errors import FlickerError
 from shards.files import read_json
 from shards.schema import VERSION, Manifest, known
 
+Numbers = Sequence[int] | NDArray[Any]
+
 
 @dataclass(frozen=True)
 class ClipEntry:
@@ -27,15 +30,15 @@ class ClipEntry:
     key: str
     source: str
     fps: float | None
-    numbers: list[int]
+    numbers: Numbers
     """real frame numbers, consecutive"""
-    offsets: list[int]
+    offsets: Numbers
     """first byte of each frame's JPEG in the tar"""
-    lengths: list[int]
+    lengths: Numbers
     """bytes of each frame's JPEG"""
-    crc32c: list[int]
+    crc32c: Numbers
     """CRC32C (Castagnoli) of each frame's JPEG"""
-    meta: list[int]
+    meta: Sequence[int]
     """offset, length and CRC32C of KEY.json"""
     next: str | None
     """key of the clip that continues this one"""
@@ -74,11 +77,11 @@ def read_index(path: Path) -> ShardIndex:
 
 
 class FrameIndex:
-    """All frames of a shard folder, in run order. Arrays over frames [F] or runs [R]; about 32 bytes per frame.
+    """All frames of a shard folder, in run order: frame i + 1 follows frame i unless a run ends between them.
 
-    shard, clip, run: int32 [F], where a frame lies; offset int64, length int32, crc uint32 [F], its bytes;
-    remaining int32 [F], frames that follow it in its run; number int64 [F], its real number;
-    fps float64 [R], NaN where unknown; keys: list of clip keys.
+    Per frame [F], 20 bytes in all: clip int32, offset int64, length int32, crc uint32. Per clip [C]: keys,
+    clip_shard, clip_run, clip_start (frame id of its first frame), clip_first (that frame's real number). Per
+    run [R]: run_end (frame id after its last frame), fps float64 (NaN where unknown).
     """
 
     def __init__(self, shard_names: list[str], per_shard: list[ShardIndex]):
@@ -87,39 +90,60 @@ class FrameIndex:
         if len(clips) != sum(len(index.clips) for index in per_shard):
             raise FlickerError("two clips in the index share a key: write the folder again")
         chain = _chains(clips)
-        sizes = np.array([len(clips[key][1].numbers) for key, _ in chain], np.int64)
-        run_of_clip = np.array([run for _, run in chain], np.int32)
+        ordered = [clips[key][1] for key, _ in chain]
+        sizes = np.array([len(clip.numbers) for clip in ordered], np.int64)
         self.keys = [key for key, _ in chain]
-        self.runs = int(run_of_clip[-1]) + 1 if len(run_of_clip) else 0
+        self.clip_shard = np.array([clips[key][0] for key in self.keys], np.int32)
+        self.clip_run = np.array([run for _, run in chain], np.int32)
+        self.clip_start = np.cumsum(sizes) - sizes
+        self.clip_first = np.array([clip.numbers[0] for clip in ordered], np.int64)
         self.clip = np.repeat(np.arange(len(chain), dtype=np.int32), sizes)
-        self.run = run_of_clip[self.clip] if len(chain) else np.zeros(0, np.int32)
-        self.shard = np.array([clips[key][0] for key in self.keys], np.int32)[self.clip]
-        self.number = self._gather(clips, "numbers", np.int64)
-        self.offset = self._gather(clips, "offsets", np.int64)
-        self.length = self._gather(clips, "lengths", np.int32)
-        self.crc = self._gather(clips, "crc32c", np.uint32)
-        ends = np.cumsum(np.bincount(self.run, minlength=self.runs))
-        self.remaining = (ends[self.run] - 1 - np.arange(len(self))).astype(np.int32)
-        heads = np.flatnonzero(np.diff(run_of_clip, prepend=-1))
-        rates = [clips[self.keys[head]][1].fps for head in heads]
-        self.fps = np.array([rate or np.nan for rate in rates], np.float64)
-
-    def _gather(self, clips: dict[str, tuple[int, ClipEntry]], name: str, dtype: Any) -> NDArray[Any]:
-        """One per-frame field of all clips, in run order, [F]."""
-        parts = [np.asarray(getattr(clips[key][1], name), dtype) for key in self.keys]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype)
+        self.offset = _joined([clip.offsets for clip in ordered], np.int64)
+        self.length = _joined([clip.lengths for clip in ordered], np.int32)
+        self.crc = _joined([clip.crc32c for clip in ordered], np.uint32)
+        heads = np.flatnonzero(np.diff(self.clip_run, prepend=-1))
+        self.run_end = np.append(self.clip_start[heads[1:]], len(self.clip))
+        self.fps = np.array([ordered[head].fps or np.nan for head in heads], np.float64)
 
     def __len__(self) -> int:
         return len(self.clip)
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        return len(self.fps)
 
     @property
     def shards(self) -> int:
         """Number of shards."""
         return len(self.shard_names)
 
+    def run_of(self, frames: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The runs of frame ids, same shape."""
+        return self.clip_run[self.clip[frames]]
+
+    def shard_of(self, frames: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The shards of frame ids, same shape."""
+        return self.clip_shard[self.clip[frames]]
+
+    def remaining(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many frames follow each frame id in its run, same shape."""
+        return self.run_end[self.run_of(frames)] - 1 - frames
+
+    def number(self, frames: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The real frame numbers of frame ids, same shape."""
+        clip = self.clip[frames]
+        return self.clip_first[clip] + frames - self.clip_start[clip]
+
     def name(self, frame: int) -> str:
         """`KEY/number` of a frame id."""
-        return f"{self.keys[self.clip[frame]]}/{self.number[frame]}"
+        clip = self.clip[frame]
+        return f"{self.keys[clip]}/{self.clip_first[clip] + frame - self.clip_start[clip]}"
+
+
+def _joined(parts: list[Any], dtype: Any) -> NDArray[Any]:
+    """Per-clip lists as one array."""
+    return np.concatenate([np.asarray(part, dtype) for part in parts]) if parts else np.zeros(0, dtype)
 
 
 def _chains(clips: dict[str, tuple[int, ClipEntry]]) -> list[tuple[str, int]]:
@@ -132,9 +156,9 @@ def _chains(clips: dict[str, tuple[int, ClipEntry]]) -> list[tuple[str, int]]:
         while key is not None:
             if key not in clips:
                 raise FlickerError(f"clip {ordered[-1][0]} is continued by {key}, which no index lists: write again")
-            numbers = clips[key][1].numbers
-            expected = range(numbers[0] if last is None else last + 1, numbers[-1] + 1)
-            if numbers != list(expected):
+            numbers = np.asarray(clips[key][1].numbers, np.int64)
+            first = numbers[0] if last is None else last + 1
+            if not np.array_equal(numbers, np.arange(first, first + len(numbers))):
                 raise FlickerError(f"clip {key}: its frame numbers are not consecutive: write the folder again")
             ordered.append((key, run))
             last, key = numbers[-1], clips[key][1].next
@@ -159,8 +183,23 @@ def load_frames(manifest: Manifest) -> FrameIndex:
             faults.append(f"{shard.index} is missing")
     if faults:
         raise FlickerError(f"{manifest.directory}: {'; '.join(faults)}: restore the files, or write the folder again")
-    per_shard = [read_index(manifest.directory / shard.index) for shard in manifest.shards]
+    per_shard = [_compact(read_index(manifest.directory / shard.index)) for shard in manifest.shards]
     for shard, index in zip(manifest.shards, per_shard, strict=True):
         if (index.bytes, index.sha256) != (shard.bytes, shard.sha256):
             raise FlickerError(f"{manifest.directory / shard.index} belongs to another shard than the manifest's")
     return FrameIndex([shard.name for shard in manifest.shards], per_shard)
+
+
+def _compact(index: ShardIndex) -> ShardIndex:
+    """The index with arrays for lists: a quarter of the memory while many are open."""
+    clips = [
+        replace(
+            clip,
+            numbers=np.asarray(clip.numbers, np.int64),
+            offsets=np.asarray(clip.offsets, np.int64),
+            lengths=np.asarray(clip.lengths, np.int32),
+            crc32c=np.asarray(clip.crc32c, np.uint32),
+        )
+        for clip in index.clips
+    ]
+    return replace(index, clips=clips)

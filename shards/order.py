@@ -73,14 +73,15 @@ class Order:
     ):
         self.index, self.seed, self.global_batch, self.window_shards = index, seed, global_batch, window_shards
         self._low, self._high = delta_bounds(index, delta, delta_unit)
-        frames = np.flatnonzero(index.remaining >= self._low[index.run])
-        by_shard = np.argsort(index.shard[frames], kind="stable")
-        self.anchors = frames[by_shard]  # [A], grouped by the shard of I_t
-        counts = np.bincount(index.shard[frames], minlength=index.shards)
+        every = np.arange(len(index))
+        frames = np.flatnonzero(index.remaining(every) >= self._low[index.run_of(every)])
+        shard = index.shard_of(frames)
+        self.anchors = frames[np.argsort(shard, kind="stable")].astype(np.uint32)  # [A], grouped by shard
+        counts = np.bincount(shard, minlength=index.shards)
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self.coverage = len(frames) / max(len(index), 1)
         self.steps_per_epoch = len(frames) // global_batch
-        self._windows: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], NDArray[np.uint32]] = OrderedDict()
         if self.steps_per_epoch == 0:
             raise FlickerError(
                 f"{len(frames)} pairs with δ in {delta} {delta_unit} are fewer than one global batch of "
@@ -96,14 +97,14 @@ class Order:
     def replacement(self, epoch: int, position: int, attempt: int) -> tuple[int, int]:
         """(frame id, δ) that stands in where the pair at `position` is unreadable; drawn from all anchors."""
         draw = mix(self.seed, epoch, position, attempt, REPLACE)[0] % np.uint64(len(self.anchors))
-        first = self.anchors[int(draw) : int(draw) + 1]
+        first = self.anchors[int(draw) : int(draw) + 1].astype(np.int64)
         return int(first[0]), int(self._deltas(epoch, first)[0])
 
     def _deltas(self, epoch: int, first: NDArray[np.int64]) -> NDArray[np.int32]:
         """δ of each anchor, [B]."""
-        run = self.index.run[first]
+        run = self.index.run_of(first)
         low = self._low[run]
-        high = np.minimum(self._high[run], self.index.remaining[first])
+        high = np.minimum(self._high[run], self.index.remaining(first))
         draw = mix(self.seed, epoch, first, DELTA) % (high - low + 1).astype(np.uint64)
         return (low + draw.astype(np.int64)).astype(np.int32)
 
@@ -126,7 +127,7 @@ class Order:
             first[here] = self._window(epoch, int(window), shards)[positions[here] - start]
         return first
 
-    def _window(self, epoch: int, window: int, shards: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _window(self, epoch: int, window: int, shards: NDArray[np.int64]) -> NDArray[np.uint32]:
         """The shuffled anchors of one window of shards; the last three windows stay in memory."""
         if (epoch, window) not in self._windows:
             members = shards[window * self.window_shards : (window + 1) * self.window_shards]

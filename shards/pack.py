@@ -8,7 +8,6 @@ from pathlib import Path
 
 import google_crc32c
 
-from shards.errors import FlickerError
 from shards.files import sha256
 from shards.index import ClipEntry, ShardIndex, encode_index, read_index
 from shards.order import PACK, permutation
@@ -77,14 +76,11 @@ def _link(clips: list[PlannedClip], position: int, shard_of: dict[str, int]) -> 
 
 
 def pack_shard(task: PackTask) -> ShardInfo:
-    """Write one shard and its index, atomically; a finished one is only looked at. Raises FlickerError."""
+    """Write one shard and its index, atomically; a finished one is only looked at. Raises OSError."""
     name = shard_name(task.number)
     tar, index = task.directory / f"{name}.tar", task.directory / f"{name}.idx"
     if not index.exists():
-        try:
-            _write_shard(task, name, tar, index)
-        except OSError as error:
-            raise FlickerError(f"cannot write {tar}: {error.strerror or error}") from None
+        _write_shard(task, name, tar, index)
     written = read_index(index)
     frames = sum(len(clip.numbers) for clip in written.clips)
     return ShardInfo(tar.name, index.name, written.bytes, written.sha256, sha256(index), len(written.clips), frames)

@@ -159,8 +159,8 @@ class PairReader:
         """Byte ranges of both frames of pairs, arrays [B 2]."""
         frames = np.stack([first, first + delta], axis=1)  # [B 2]
         index = self.index
-        parts = (index.shard, index.offset, index.length, index.crc)
-        return Ranges(*(part[frames].astype(np.int64) for part in parts))
+        parts = (index.shard_of(frames), index.offset[frames], index.length[frames], index.crc[frames])
+        return Ranges(*(part.astype(np.int64) for part in parts))
 
     def _fetch_all(self) -> Generator[Fetched, None, None]:
         """Fetched batches from the current step to the end of the epoch."""
@@ -235,7 +235,7 @@ class PairReader:
         name = self.index.name(frame)
         if name in self.bad_frames:
             return
-        shard = self.index.shard_names[int(self.index.shard[frame])]
+        shard = self.index.shard_names[int(self.index.shard_of(np.array(frame)))]
         self.bad_frames[name] = reason
         log.warning("frame %s in %s is unreadable (%s): its pairs are replaced", name, shard, reason)
         if len(self.bad_frames) > self._max_bad:

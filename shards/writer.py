@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def write(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path] | str | Path,
     out: str | Path,
     *,
     size: int = 256,
@@ -70,10 +70,23 @@ def write(
 
         require(face)
     directory = Path(out)
-    found = discover(sources, exclude=directory)
+    found = discover([sources] if isinstance(sources, str | Path) else sources, exclude=directory)
     marks = [identity(source) for source in found]
     if (finished := _finished(directory, options, found, marks)) is not None:
         return finished
+    try:
+        return _write(directory, options, found, marks, workers, max_failed)
+    except OSError as error:
+        raise FlickerError(
+            f"cannot write {error.filename or directory}: {error.strerror or error}: mend that and run again; "
+            "what is finished is kept"
+        ) from None
+
+
+def _write(
+    directory: Path, options: Options, found: list[Source], marks: list[str], workers: int, max_failed: float
+) -> Manifest:
+    """Both stages and the manifest."""
     with _staging(directory, options, found, marks) as staging:
         tasks = [StageTask(n, s, marks[n], options, staging) for n, s in enumerate(found)]
         reports = _stage(tasks, workers)
@@ -104,6 +117,7 @@ def _finished(directory: Path, options: Options, found: list[Source], marks: lis
         path = directory / shard.name
         if not path.exists() or path.stat().st_size != shard.bytes:
             raise FlickerError(f"{path} is missing or cut short: delete {directory} and write it again")
+    shutil.rmtree(directory / ".staging", ignore_errors=True)  # left by a kill in the last moment
     return manifest
 
 

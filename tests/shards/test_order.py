@@ -71,8 +71,8 @@ def test_an_epoch_holds_each_anchor_at_most_once_and_pairs_stay_in_their_run(lay
     assert len(set(first.tolist())) == len(first) == order.steps_per_epoch * batch
     assert set(first.tolist()) <= set(order.anchors.tolist())
     assert (delta >= 2).all() and (delta <= 5).all()
-    np.testing.assert_array_equal(index.run[first], index.run[first + delta])
-    np.testing.assert_array_equal(index.number[first] + delta, index.number[first + delta])
+    np.testing.assert_array_equal(index.run_of(first), index.run_of(first + delta))
+    np.testing.assert_array_equal(index.number(first) + delta, index.number(first + delta))
 
 
 @given(layouts, st.data())
@@ -107,12 +107,12 @@ def test_reads_stay_within_a_window_of_shards():
     index = make_index([80] * 20, shards=10)
     order = make_order(index, global_batch=50, window_shards=2)
     shards = permutation(10, 3, 0, 1)
-    sizes = [np.count_nonzero(index.shard[order.anchors] == shard) for shard in shards]
+    sizes = [np.count_nonzero(index.shard_of(order.anchors) == shard) for shard in shards]
     positions = np.concatenate([order.pairs(0, step).first for step in range(order.steps_per_epoch)])
     start = 0
     for window in range(5):
         end = start + sizes[2 * window] + sizes[2 * window + 1]
-        here = set(index.shard[positions[start:end]].tolist())
+        here = set(index.shard_of(positions[start:end]).tolist())
         assert here <= set(shards[2 * window : 2 * window + 2].tolist())
         start = end
 
@@ -160,7 +160,7 @@ def test_hash_is_splitmix64_and_spreads():
 
 def test_index_checks_its_links():
     index = make_index([20])
-    assert index.remaining.tolist() == list(range(19, -1, -1))
+    assert index.remaining(np.arange(20)).tolist() == list(range(19, -1, -1))
     bad = ClipEntry("a", "s", None, [0, 2], [0, 0], [1, 1], [0, 0], [0, 0, 0], None, None)
     with pytest.raises(FlickerError, match="not consecutive"):
         FrameIndex(["x"], [ShardIndex("x", 0, "", [bad])])

@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import multiprocessing
+import os
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -194,6 +197,18 @@ def test_a_shard_that_shrinks_while_read_ends_reading_in_one_line(tmp_path, work
         (manifest.directory / shard.name).write_bytes(b"")
     with pytest.raises(FlickerError, match=r"cannot read .*shard-.*\.tar at byte \d+: 0 of \d+ bytes") as caught:
         list(reader)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_killed_worker_is_one_line(manifest):
+    before = set(multiprocessing.active_children())
+    reader = reader_of(manifest, workers=1, global_batch=2)
+    batches = iter(reader)
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(FlickerError, match="a reader process died: ") as caught:
+        list(batches)
     assert "\n" not in str(caught.value)
 
 

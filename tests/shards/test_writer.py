@@ -76,10 +76,10 @@ def test_gaps_split_runs_and_are_reported(sources, tmp_path):
     report = next(source for source in manifest.sources if source.name.endswith("jpeg"))
     assert (report.runs, report.frames, report.counts["gaps"]) == (2, 34, 1)
     index = load_frames(manifest)
-    here = [frame for frame in range(len(index)) if "-deep-jpeg-" in index.name(frame)]
-    numbers = index.number[here].tolist()
+    here = np.array([frame for frame in range(len(index)) if "-deep-jpeg-" in index.name(frame)])
+    numbers = index.number(here).tolist()
     assert sorted(numbers) == [*range(1, 20), *range(25, 40)]
-    assert index.remaining[here[numbers.index(19)]] == 0
+    assert index.remaining(here)[numbers.index(19)] == 0
 
 
 def test_cut_splits_a_run(tmp_path):
@@ -284,3 +284,20 @@ def test_second_run_on_the_same_folder_is_refused(tmp_path):
         with pytest.raises(FlickerError, match="another run is writing"):
             write([tmp_path / "in"], tmp_path / "out", size=32)
     assert write([tmp_path / "in"], tmp_path / "out", size=32).frames == 10
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_continues(tmp_path, monkeypatch):
+    import shards.encode as encode
+
+    real = encode.append_clip
+
+    def full(file, meta, *rest):
+        if "s1" in meta["source"]:
+            raise OSError(28, "No space left on device")
+        return real(file, meta, *rest)
+
+    monkeypatch.setattr(encode, "append_clip", full)
+    with pytest.raises(FlickerError, match=r"cannot write .*: No space left on device: mend that and run again"):
+        make_shards(tmp_path)
+    monkeypatch.undo()
+    assert make_shards(tmp_path).frames == 95
