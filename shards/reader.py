@@ -188,9 +188,9 @@ class PairReader:
                 fetched = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:
                 self._loader = None
-                reason = str(error).strip().splitlines()[0]
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise FlickerError(
                     f"a reader process died: {reason}; free memory or use fewer workers (a script of your own "
                     "must start under `if __name__ == '__main__':`)"
