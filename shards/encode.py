@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,8 @@ def stage_source(task: StageTask) -> SourceReport:
 
     Raises OSError where the staging folder cannot be written.
     """
-    cv2.setNumThreads(1)
+    if multiprocessing.parent_process() is not None:
+        cv2.setNumThreads(1)  # a worker among many; a caller's own process keeps its setting
     target = clips_path(task.staging, task.number)
     report = SourceReport(task.source.name, task.source.kind, task.identity)
     try:

@@ -58,6 +58,7 @@ class FolderFrames:
         self.counts = Counter(files_without_number=without)
 
     def __iter__(self) -> Iterator[Frame]:
+        self.counts["unreadable_frames"] = 0
         first = self._files[0][0]
         for number, name in self._files:
             time = None if self.fps is None else round((number - first) / self.fps, 6)

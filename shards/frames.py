@@ -54,11 +54,11 @@ class Frame:
     @cached_property
     def thumbnail(self) -> NDArray[np.float32]:
         """Grey [THUMBNAIL THUMBNAIL], 0 to 255. Decodes the whole JPEG stream: ValueError if it is damaged."""
-        if self.pixels is None:
+        if self.pixels is not None:
+            step = max(1, min(self.pixels.shape[:2]) // (3 * THUMBNAIL))  # averaging every pixel costs a decode
+            grey = cv2.cvtColor(self.pixels[::step, ::step].copy(), cv2.COLOR_RGB2GRAY)
+        else:
             grey = simplejpeg.decode_jpeg(
                 self.jpeg, colorspace="GRAY", min_height=THUMBNAIL, min_width=THUMBNAIL, min_factor=8
             )[..., 0]
-        else:
-            grey = cv2.resize(self.pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-            return cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY).astype(np.float32)
         return cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32)

@@ -12,14 +12,15 @@ from shards.frames import Frame
 CUT_LEVELS = 12.0  # grey levels, mean absolute difference of the thumbnails
 CUT_RATIO = 4.0  # times the run's usual difference
 RECENT = 15  # differences that say what is usual
+KNOWN = 3  # differences below which nothing is usual yet: a cut then takes twice CUT_LEVELS
 
 
 def split(frames: Iterable[Frame], counts: Counter[str]) -> Iterator[tuple[int, Frame]]:
     """Yield (run, frame), a new run where the numbers jump, the size changes or the scene is cut.
 
     A cut: the mean absolute difference of two successive 32×32 grey thumbnails is at least 12 levels and four
-    times the median of the run's last 15 (taken as 1 or more). Hard cuts and flashes are found; dissolves,
-    fades and cuts between nearly equal pictures are not. `counts` gains gaps, size_changes, cuts.
+    times the median of the run's last 15 (24 levels within its first frames). Hard cuts and flashes are found;
+    dissolves, fades and cuts between nearly equal pictures are not. `counts` gains gaps, size_changes, cuts.
     """
     run, last = -1, None
     usual: deque[float] = deque(maxlen=RECENT)
@@ -41,7 +42,8 @@ def _event(last: Frame, frame: Frame, usual: deque[float]) -> str:
         return "gaps"
     if frame.size != last.size:
         return "size_changes"
-    threshold = max(CUT_LEVELS, CUT_RATIO * max(1.0, float(np.median(usual)) if usual else 1.0))
+    known = len(usual) >= KNOWN
+    threshold = max(CUT_LEVELS, CUT_RATIO * float(np.median(usual))) if known else 2 * CUT_LEVELS
     return "cuts" if _difference(last, frame) >= threshold else ""
 
 

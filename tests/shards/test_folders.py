@@ -54,4 +54,5 @@ def test_damaged_and_unnumbered_files_are_counted(tmp_path):
     (tmp_path / "cover.png").write_bytes(b"x")
     folder = FolderFrames(tmp_path, 200.0)
     assert [(frame.number, frame.time) for frame in folder] == [(0, 0.0), (1, 0.005), (4, 0.02)]
+    assert len(list(folder)) == 3  # a second pass does not count again
     assert folder.counts == {"unreadable_frames": 2, "files_without_number": 1}

@@ -16,7 +16,7 @@ import webdataset
 from shards import FlickerError, UsageError, read_manifest, write
 from shards.index import load_frames
 from tests.shards import workers
-from tests.shards.material import contents, make_folder, make_shards, make_video
+from tests.shards.material import contents, make_folder, make_shards, make_video, picture
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +272,22 @@ def _wait_for(condition, seconds=30):
             return value
         time.sleep(0.1)
     raise AssertionError("did not happen in time")
+
+
+def test_when_decord_breaks_its_word_the_video_is_read_again_with_pyav(tmp_path, monkeypatch):
+    from shards.video import DecoderDisagreesError, VideoFrames
+
+    def broken(self):
+        yield 0, picture(0)
+        raise DecoderDisagreesError("decord stopped at frame 1: test")
+
+    expected = write([make_video(tmp_path / "in/a.mp4")], tmp_path / "one", size=32)
+    monkeypatch.setattr(VideoFrames, "_decord", broken)
+    manifest = write([tmp_path / "in/a.mp4"], tmp_path / "two", size=32)
+    (report,) = manifest.fallbacks
+    assert (report.decoder, report.fallback, report.frames) == ("pyav", "decord stopped at frame 1: test", 40)
+    assert (tmp_path / "one/shard-000000.tar").read_bytes() == (tmp_path / "two/shard-000000.tar").read_bytes()
+    assert expected.fallbacks == []
 
 
 def test_second_run_on_the_same_folder_is_refused(tmp_path):
