@@ -42,7 +42,7 @@ def parse(
 
     Raises UsageError: unknown key (the nearest known one is suggested), bad value, missing recipe.
     """
-    parser = ArgumentParser(prog=command, description=description, exit_on_error=False)
+    parser = ArgumentParser(prog=command, description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML recipe; later arguments override its values")
     skip = {positional} if positional else set()
     parser.add_class_arguments(config_class, None, skip=skip)

@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> None:
 def _verify(directory: Path) -> None:
     """Print what is wrong, or the counts."""
     from shards.schema import read_manifest
-    from shards.verify import verify
+    from shards.verification import verify
 
     if problems := verify(directory):
         for problem in problems:

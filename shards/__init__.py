@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from shards.errors import FlickerError, UsageError
     from shards.reader import PairBatch, PairReader
     from shards.schema import Manifest, read_manifest
-    from shards.verify import verify
+    from shards.verification import verify
     from shards.writer import write
 
 __all__ = [
@@ -32,7 +32,7 @@ _HOMES = {
     "PairReader": "reader",
     "Manifest": "schema",
     "read_manifest": "schema",
-    "verify": "verify",
+    "verify": "verification",
     "write": "writer",
 }
 

@@ -29,9 +29,7 @@ def _state(description: dict) -> dict[str, torch.Tensor]:
 def _inputs(config: dict) -> dict[str, torch.Tensor]:
     """The golden inputs: swapped, reference, current."""
     shape = (2, 3, config["img_size"], config["img_size"])
-    return {
-        tag: torch.from_numpy(golden.draw(tag, shape)).float() for tag in ("swapped", "reference", "current")
-    }
+    return {tag: torch.from_numpy(golden.draw(tag, shape)).float() for tag in ("swapped", "reference", "current")}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -49,9 +47,7 @@ def test_micronbert_equals_the_authors_module(shared: Path, variant: str) -> Non
     assert golden.relative_error(features[:, ::step], target["dma_features"]) < 1e-4
     assert golden.relative_error(attention.flatten(1)[:, ::step], target["attention"]) < 1e-4
     assert golden.relative_error(prediction[:, ::step], target["prediction"]) < 1e-4
-    assert (
-        abs(loss.item() - target["reconstruction_loss"].item()) < 1e-4 * target["reconstruction_loss"].item()
-    )
+    assert abs(loss.item() - target["reconstruction_loss"].item()) < 1e-4 * target["reconstruction_loss"].item()
 
 
 def test_released_pth_with_a_pickled_namespace_and_prefixes_loads(shared: Path, tmp_path: Path) -> None:

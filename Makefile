@@ -1,0 +1,42 @@
+# make demo | make test | make lint; each makes .venv where there is none.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+DEMO := runs/demo
+export PATH := $(BIN):$(PATH)
+export WANDB_MODE ?= offline
+
+.PHONY: demo test test-slow lint format clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) is older than 3.10; run make PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[face,dev]"
+	@touch $@
+
+# Synthetic faces -> shards -> pretraining on DeepSpeed -> leave-one-subject-out, pretrained against random -> report.
+demo: $(VENV)/.installed
+	python launch/synthesise.py --out $(DEMO)/data --size 96 --videos 24 --width 96 --height 120
+	python launch/shard.py $(DEMO)/data/videos --out $(DEMO)/shards --size 96 --workers 2
+	deepspeed launch/pretrain.py --config launch/recipes/pretrain/demo.yaml
+	python launch/finetune.py --config launch/recipes/finetune/demo.yaml --data.root $(DEMO)/data/casme2 --encoder $(DEMO)/pretrain
+
+test: $(VENV)/.installed
+	python -m pytest
+
+test-slow: $(VENV)/.installed
+	python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(VENV)/.installed
+	ruff check --fix .
+	ruff format .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
