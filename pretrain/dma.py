@@ -86,6 +86,23 @@ class DMA(nn.Module):
         weight = diag if interest is None else diag * interest
         return self.proj(weight.unsqueeze(-1).to(v.dtype) * v), diag
 
+    def change(self, onset: Tensor, apex: Tensor) -> Tensor:
+        """How much each token changed between two frames: [B N D], [B N D] -> [B N], 0 where nothing did.
+
+        c_i = ½[log d_i(a,a) + log d_i(b,b) - log d_i(a,b) - log d_i(b,a)], d the diagonal of eq. 8: the drop of the
+        diagonal against what it is for a frame with itself. The plain diagonal also differs from place to place
+        (skin matches its neighbours, an eye matches only itself); that part cancels here.
+        """
+        q, k = [self.to_q(x) for x in (onset, apex)], [self.to_k(x) for x in (onset, apex)]
+        still = self._log_diagonal(q[0], k[0]) + self._log_diagonal(q[1], k[1])
+        return (still - self._log_diagonal(q[0], k[1]) - self._log_diagonal(q[1], k[0])) / 2
+
+    def _log_diagonal(self, q: Tensor, k: Tensor) -> Tensor:
+        """log diag of softmax(s·q·kᵀ), float32 at least: [B N D], [B N D] -> [B N]."""
+        q, k = _at_least_float32(q), _at_least_float32(k)
+        lse = torch.logsumexp(torch.bmm(q, k.transpose(1, 2)) * self.scale, dim=-1)
+        return (q * k).sum(-1) * self.scale - lse
+
     def map(self, swapped: Tensor, reference: Tensor) -> Tensor:
         """The whole attention map [B N N]: each swapped token's weights over the reference tokens (for pictures)."""
         return self._softmax(self.to_q(swapped), self.to_k(reference))
@@ -96,8 +113,9 @@ class DMA(nn.Module):
 
 
 def change_map(diag: Tensor) -> Tensor:
-    """How much each patch changed, from the diagonal: 1 - diag / max(diag) per frame pair (release, Fig. 7).
+    """The released code's picture of change: 1 - diag / max(diag) per frame pair. [B N] -> [B N] in [0, 1).
 
-    diag is high where the two frames agree, so the map is high where they differ. [B N] -> [B N] in [0, 1).
+    diag is high where the two frames agree, so the map is high where they differ; but it is also high wherever a
+    patch looks like its neighbours. `DMA.change` corrects for that.
     """
     return 1 - diag / diag.amax(dim=-1, keepdim=True)

@@ -225,7 +225,7 @@ class Trainer:
             return
         if self._probe is None:
             self._probe = motion_pairs(PROBE_PAIRS, size=self.model_config.image_size, seed=self.config.seed)
-        self.tracker.log(self.state.step, {"motion_auroc": motion_auroc(module, *self._probe)})
+        self.tracker.log(self.state.step, motion_auroc(module, *self._probe))
 
     def _save(self) -> None:
         """A checkpoint of this step."""

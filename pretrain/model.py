@@ -218,6 +218,15 @@ class MicronBert(nn.Module):
         assert diag is not None
         return features, diag
 
+    def change(self, onset: Tensor, apex: Tensor) -> Tensor:
+        """How much each patch changed between two normalised frames [B 3 H W] -> [B N]; see `DMA.change`.
+
+        Raises RuntimeError without DMA.
+        """
+        if self.attention is None:
+            raise RuntimeError("this model was built without DMA (model.dma: none)")
+        return self.attention.change(self.encoder(onset)[:, 1:], self.encoder(apex)[:, 1:])
+
     def poi(self, frames: Tensor) -> Tensor:
         """S of eq. 11, summing to 1: normalised frames [B 3 H W] -> [B N]."""
         scores = self.encoder.forward_with_interest(frames)[1]

@@ -33,8 +33,10 @@ def moved_patches(displacement: np.ndarray, grid: int) -> tuple[np.ndarray, np.n
 
 
 @torch.no_grad()
-def motion_auroc(model: MicronBert, frames: np.ndarray, displacement: np.ndarray, batch: int = 16) -> float:
-    """Area under the ROC curve of the change map against the true motion; 0.5 is chance.
+def motion_auroc(
+    model: MicronBert, frames: np.ndarray, displacement: np.ndarray, batch: int = 16
+) -> dict[str, float]:
+    """Area under the ROC curve of DMA's maps against the true motion; 0.5 is chance.
 
     Patches are compared within each pair and the pairs' areas averaged, so that differences between faces do
     not count.
@@ -43,21 +45,30 @@ def motion_auroc(model: MicronBert, frames: np.ndarray, displacement: np.ndarray
         frames: uint8 [n 2 S S 3], onset and apex.
         displacement: float32 [n S S 2], pixels.
 
+    Returns:
+        motion_auroc: of `MicronBert.change`; motion_auroc_released: of the released code's `change_map`.
+
     Raises ValueError if no pair has both moved and still patches.
     """
-    moved, decided = moved_patches(displacement, model.encoder.grid)
-    device = next(model.parameters()).device
-    dtype = next(model.parameters()).dtype
+    parameter = next(model.parameters())
     was_training = model.training
     model.eval()
-    maps = []
+    change, released = [], []
     for i in range(0, len(frames), batch):
-        onset, apex = (
-            model.preprocess(torch.from_numpy(frames[i : i + batch, j]).to(device)).to(dtype) for j in (0, 1)
-        )
-        maps.append(change_map(model.dma(onset, apex)[1]).float().cpu().numpy())
+        pair = [torch.from_numpy(frames[i : i + batch, j]).to(parameter.device) for j in (0, 1)]
+        onset, apex = (model.preprocess(x).to(parameter.dtype) for x in pair)
+        change.append(model.change(onset, apex).float().cpu().numpy())
+        released.append(change_map(model.dma(onset, apex)[1]).float().cpu().numpy())
     model.train(was_training)
-    scores = np.concatenate(maps)
+    moved, decided = moved_patches(displacement, model.encoder.grid)
+    return {
+        "motion_auroc": _mean_auroc(np.concatenate(change), moved, decided),
+        "motion_auroc_released": _mean_auroc(np.concatenate(released), moved, decided),
+    }
+
+
+def _mean_auroc(scores: np.ndarray, moved: np.ndarray, decided: np.ndarray) -> float:
+    """Mean over pairs of the area of scores [n N] against moved [n N], on decided patches."""
     areas = [
         roc_auc_score(truth[keep], score[keep])
         for truth, keep, score in zip(moved, decided, scores, strict=True)
