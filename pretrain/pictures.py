@@ -13,10 +13,8 @@ from pretrain.batch import Batch
 from pretrain.decoder import patchify, unpatchify
 from pretrain.dma import change_map
 from pretrain.encoder import IMAGE_MEAN, IMAGE_STD
-from pretrain.model import Losses, ModelConfig
+from pretrain.model import Losses, MicronBert, ModelConfig
 from shards.files import atomic_path
-
-TITLES = ("I(t)", "I(t+d)", "swapped", "reconstructed", "change (DMA)", "interest (PoI)")
 
 
 def to_rgb(frames: Tensor) -> np.ndarray:
@@ -63,8 +61,8 @@ def reconstruct(losses: Losses, batch: Batch, model: ModelConfig) -> Tensor:
     return unpatchify(predicted, model.patch_size)
 
 
-def sheet(batch: Batch, losses: Losses, model: ModelConfig, rows: int = 4, scale: int = 2) -> np.ndarray:
-    """A titled sheet, one pair per row: uint8 [H W 3] RGB."""
+def sheet(batch: Batch, losses: Losses, model: ModelConfig, rows: int = 4) -> np.ndarray:
+    """A training batch, one pair per row: uint8 [H W 3] RGB."""
     current, reference, swapped = (to_rgb(x[:rows]) for x in (batch.current, batch.reference, batch.swapped))
     rebuilt = to_rgb(reconstruct(losses, batch, model)[:rows])
     lines = []
@@ -73,12 +71,38 @@ def sheet(batch: Batch, losses: Losses, model: ModelConfig, rows: int = 4, scale
         for values in (None if losses.diag is None else change_map(losses.diag), losses.interest):
             blank = np.zeros_like(current[i])
             images.append(blank if values is None else heat_overlay(reference[i], values[i].float().cpu().numpy()))
-        lines.append(np.concatenate(images, axis=1))
-    body = cv2.resize(np.concatenate(lines), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    header = np.full((22, body.shape[1], 3), 255, np.uint8)
-    for i, title in enumerate(TITLES):
-        place = (4 + i * body.shape[1] // len(TITLES), 15)
-        cv2.putText(header, title, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+        lines.append(images)
+    return table(lines, ("I(t)", "I(t+d)", "swapped", "reconstructed", "1 - diag (DMA)", "interest (PoI)"))
+
+
+@torch.no_grad()
+def seen(model: MicronBert, onset: Tensor, apex: Tensor) -> np.ndarray:
+    """What the model sees between two frames, as Micron-BERT's Fig. 7, one pair per row.
+
+    Args:
+        onset, apex: uint8 [B H W 3] RGB.
+
+    Returns:
+        uint8 [H W 3] RGB: both frames, four times their difference, DMA's change, PoI, and their product.
+    """
+    a, b = model.preprocess(onset), model.preprocess(apex)
+    change, interest = model.change(a, b).clamp(min=0), model.poi(b)
+    first, second = to_rgb(a), to_rgb(b)
+    lines = []
+    for i in range(len(first)):
+        difference = np.clip(np.abs(second[i].astype(int) - first[i]) * 4, 0, 255).astype(np.uint8)
+        maps = [values[i].float().cpu().numpy() for values in (change, interest, change * interest)]
+        lines.append([first[i], second[i], difference, *(heat_overlay(second[i], values) for values in maps)])
+    return table(lines, ("onset", "apex", "4 x difference", "change (DMA)", "interest (PoI)", "change x interest"))
+
+
+def table(lines: list[list[np.ndarray]], titles: tuple[str, ...], side: int = 192) -> np.ndarray:
+    """Pictures in rows under titles, each scaled to `side` pixels: uint8 [H W 3] RGB."""
+    scaled = [[cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in line] for line in lines]
+    body = np.concatenate([np.concatenate(line, axis=1) for line in scaled])
+    header = np.full((24, body.shape[1], 3), 255, np.uint8)
+    for i, title in enumerate(titles):
+        cv2.putText(header, title, (6 + i * side, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([header, body])
 
 
