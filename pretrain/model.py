@@ -51,8 +51,8 @@ class ModelConfig:
     """Reconstruct each patch normalised by its own mean and deviation (option of the released code)."""
     reconstruction_weight: float = 1.0
     """γ of eq. 13."""
-    agreement_weight: float = 1.0
-    """β of eq. 13."""
+    agreement_weight: float = 0.01
+    """β of eq. 13 (the paper gives no value; at 1 the contextual token collapses and reconstruction stalls)."""
     agreement: AgreementConfig = field(default_factory=AgreementConfig)
     """The contextual agreement loss (eq. 10, 15)."""
 
