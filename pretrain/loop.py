@@ -34,7 +34,7 @@ from shards.synthetic import motion_pairs
 
 log = logging.getLogger(__name__)
 COLLAPSED = 0.02  # spread of the contextual feature over the batch (its channels have unit variance) that warns
-PROBE_PAIRS = 48
+PROBE_PAIRS, PROBE_SIZE = 48, 96  # synthetic pairs of the motion probe, and the least size they are drawn at, pixels
 
 
 def train(config: PretrainConfig, manifest: Manifest, world: World) -> RunState:
@@ -224,7 +224,8 @@ class Trainer:
         if self.config.engine.zero_stage == 3:
             return
         if self._probe is None:
-            self._probe = motion_pairs(PROBE_PAIRS, size=self.model_config.image_size, seed=self.config.seed)
+            size = max(self.model_config.image_size, PROBE_SIZE)
+            self._probe = motion_pairs(PROBE_PAIRS, size=size, seed=self.config.seed)
         self.tracker.log(self.state.step, motion_auroc(module, *self._probe))
 
     def _save(self) -> None:

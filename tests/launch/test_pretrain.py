@@ -16,7 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from launch.cli import parse
 from pretrain import load_encoder, load_micron
+from pretrain.config import PretrainConfig
 from tests.launch.conftest import Run, deepspeed, read_log
 from tests.sizes import ARGUMENTS
 
@@ -164,6 +166,35 @@ def test_resumes_on_another_number_of_ranks(
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"from {before} to {after} rank(s)" in done.stderr
     _agree_to_rounding(run, whole)
+
+
+VARIANTS = {
+    "bf16": ["--engine.precision", "bf16"],
+    "dino": ["--model.agreement.kind", "dino", "--model.agreement.local_crops", "2"],
+    "swapping alone": ["--model.dma", "none", "--model.poi", "none", "--model.agreement.kind", "none"],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_train_draw_and_resume(command: Run, small_shards: Path, tmp_path: Path, variant: str) -> None:
+    words = _arguments(small_shards, tmp_path / "run", "--log.pictures", "2", *VARIANTS[variant])
+    for steps in (2, 3):
+        done = command(SCRIPT, *words, "--steps", str(steps))
+        assert done.returncode == 0, done.stderr
+    lines = [line for line in read_log(tmp_path / "run") if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert (tmp_path / "run" / "pictures" / "step-3.png").stat().st_size > 1000
+    probed = {line["step"] for line in read_log(tmp_path / "run") if "motion_auroc" in line}
+    assert probed == (set() if variant == "swapping alone" else {0, 2, 3})
+
+
+RECIPES = sorted(Path("launch/recipes/pretrain").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses(repository: Path, recipe: Path) -> None:
+    config = parse(PretrainConfig, ["--config", str(repository / recipe)], command="x", description="x")
+    assert config.steps or config.epochs
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(command: Run, small_shards: Path, tmp_path: Path) -> None:
