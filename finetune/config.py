@@ -65,7 +65,7 @@ class MicronOptions:
     """Options of the head `micron`."""
 
     features: list[str] = field(default_factory=lambda: ["dma"])
-    """Taken per patch and concatenated: dma (the paper), difference (apex minus onset tokens), change (map)."""
+    """Taken per patch and concatenated: dma (the paper), difference (apex minus onset tokens), change (DMA's map)."""
     pooling: Pooling = "mean"
     """mean over patches; attention: learned weights; grid: means of `cells` x `cells` areas, keeping the place."""
     cells: int = 6

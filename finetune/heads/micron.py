@@ -5,7 +5,8 @@ features of the same two frames, each a row of values per patch:
 
 - `dma`: P_dma of (onset, apex), eq. 9 or 12: the paper's, the default;
 - `difference`: encoder tokens of the apex minus those of the onset;
-- `change`: the change map 1 - diag / max(diag), one value per patch (released code, Fig. 7).
+- `change`: how far each patch moved away from itself, ±√|c| of `MicronBert.change` (c grows with the square of a
+  small displacement), one value per patch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from finetune.backbone import trainable_copy
 from finetune.config import MicronOptions, Mode
 from finetune.folds import Portion
 from finetune.heads.pooling import AttentionPool, Standardise, classifier, pool_cells
-from pretrain import MicronBert, change_map
+from pretrain import MicronBert
 from shards.errors import UsageError
 
 FEATURES = ("dma", "difference", "change")
@@ -84,9 +85,11 @@ class MicronHead(nn.Module):
         """The chosen features per patch: [B N F]."""
         onset, apex = (self.encoder.preprocess(inputs[name]) for name in ("onset", "apex"))
         parts: dict[str, Tensor] = {}
-        if {"dma", "change"} & set(self.options.features):
-            parts["dma"], diag = self.encoder.dma(onset, apex)
-            parts["change"] = change_map(diag).unsqueeze(-1)
+        if "dma" in self.options.features:
+            parts["dma"] = self.encoder.dma(onset, apex)[0]
+        if "change" in self.options.features:
+            change = self.encoder.change(onset, apex).float()
+            parts["change"] = (change.sign() * change.abs().sqrt()).unsqueeze(-1)
         if "difference" in self.options.features:
             before, after = self.encoder.encoder(torch.cat([onset, apex])).chunk(2)
             parts["difference"] = (after - before)[:, 1:]
@@ -115,10 +118,10 @@ class MicronHead(nn.Module):
 
     @torch.no_grad()
     def changes(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The DMA change map [B g g] in [0, 1), for pictures (zero where the model has no DMA)."""
+        """How much each patch changed, by DMA [B g g] >= 0, for pictures."""
         onset, apex = (self.encoder.preprocess(inputs[name]) for name in ("onset", "apex"))
         grid = int(self.encoder.encoder.grid)
-        return change_map(self.encoder.dma(onset, apex)[1].float()).unflatten(1, (grid, grid))
+        return self.encoder.change(onset, apex).float().clamp(min=0).unflatten(1, (grid, grid))
 
 
 def build(classes: int, encoder: MicronBert | None, **options: object) -> MicronHead:

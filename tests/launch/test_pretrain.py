@@ -188,12 +188,12 @@ def test_variants_train_draw_and_resume(command: Run, small_shards: Path, tmp_pa
     assert probed == (set() if variant == "swapping alone" else {0, 2, 3})
 
 
-RECIPES = sorted(Path("launch/recipes/pretrain").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "launch/recipes/pretrain").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_parses(repository: Path, recipe: Path) -> None:
-    config = parse(PretrainConfig, ["--config", str(repository / recipe)], command="x", description="x")
+def test_every_recipe_parses(recipe: Path) -> None:
+    config = parse(PretrainConfig, ["--config", str(recipe)], command="x", description="x")
     assert config.steps or config.epochs
 
 
