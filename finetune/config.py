@@ -65,7 +65,10 @@ class MicronOptions:
     """Options of the head `micron`."""
 
     features: list[str] = field(default_factory=lambda: ["dma"])
-    """Taken per patch and concatenated: dma (the paper), difference (apex minus onset tokens), change (DMA's map)."""
+    """Taken per patch and concatenated: dma (the paper), difference (apex minus onset tokens), change (DMA's map),
+    matching (similarity of each onset token to the apex tokens around it)."""
+    radius: int = 2
+    """Reach of `matching`, patches."""
     pooling: Pooling = "mean"
     """mean over patches; attention: learned weights; grid: means of `cells` x `cells` areas, keeping the place."""
     cells: int = 6
@@ -163,6 +166,7 @@ def validate(config: FinetuneConfig) -> None:
         "protocol.inner_splits": protocol.inner_splits >= 1,
         "protocol.inner_share": 0 < protocol.inner_share < 1,
         "data.max_missing": 0 <= config.data.max_missing <= 1,
+        "head.micron.radius": config.head.micron.radius >= 0,
         "head.micron.dropout": 0 <= config.head.micron.dropout < 1,
         "backbone.blocks": config.backbone.blocks >= 1,
     }

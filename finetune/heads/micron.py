@@ -6,7 +6,9 @@ features of the same two frames, each a row of values per patch:
 - `dma`: P_dma of (onset, apex), eq. 9 or 12: the paper's, the default;
 - `difference`: encoder tokens of the apex minus those of the onset;
 - `change`: how far each patch moved away from itself, ±√|c| of `MicronBert.change` (c grows with the square of a
-  small displacement), one value per patch.
+  small displacement), one value per patch;
+- `matching`: where the content went: the similarity of each onset token to the apex tokens around it, minus its
+  similarity to the onset tokens around it (DMA's comparison off the diagonal too, without its projections).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune.backbone import trainable_copy
@@ -23,7 +26,7 @@ from finetune.heads.pooling import AttentionPool, Standardise, classifier, pool_
 from pretrain import MicronBert
 from shards.errors import UsageError
 
-FEATURES = ("dma", "difference", "change")
+FEATURES = ("dma", "difference", "change", "matching")
 
 
 class Readout(nn.Module):
@@ -68,7 +71,8 @@ class MicronHead(nn.Module):
     def feature_dim(self) -> int:
         """Channels F of the extracted features."""
         wide = self.encoder.encoder.embed_dim
-        dim = sum(1 if name == "change" else wide for name in self.options.features)
+        width = {"change": 1, "matching": (2 * self.options.radius + 1) ** 2}
+        dim = sum(width.get(name, wide) for name in self.options.features)
         return int(dim * (self.options.cells**2 if self.options.pooling == "grid" else 1))
 
     def readout(self) -> Readout:
@@ -90,9 +94,10 @@ class MicronHead(nn.Module):
         if "change" in self.options.features:
             change = self.encoder.change(onset, apex).float()
             parts["change"] = (change.sign() * change.abs().sqrt()).unsqueeze(-1)
-        if "difference" in self.options.features:
-            before, after = self.encoder.encoder(torch.cat([onset, apex])).chunk(2)
-            parts["difference"] = (after - before)[:, 1:]
+        if {"difference", "matching"} & set(self.options.features):
+            before, after = self.encoder.encoder(torch.cat([onset, apex]))[:, 1:].chunk(2)  # each [B N D]
+            parts["difference"] = after - before
+            parts["matching"] = matching(before, after, self.options.radius)
         return torch.cat([parts[name].float() for name in self.options.features], dim=-1)
 
     def extract(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -122,6 +127,21 @@ class MicronHead(nn.Module):
         onset, apex = (self.encoder.preprocess(inputs[name]) for name in ("onset", "apex"))
         grid = int(self.encoder.encoder.grid)
         return self.encoder.change(onset, apex).float().clamp(min=0).unflatten(1, (grid, grid))
+
+
+def matching(onset: Tensor, apex: Tensor, radius: int) -> Tensor:
+    """Cosine of onset token i with apex token i + o, minus with onset token i + o, for all offsets |o| <= radius.
+
+    Tokens [B N D] of a square grid -> [B N (2·radius+1)²]; zero where nothing moved. Beyond the border the border's
+    tokens are repeated.
+    """
+    side = round(onset.shape[1] ** 0.5)
+    before, after = (F.normalize(x, dim=-1).unflatten(1, (side, side)) for x in (onset, apex))  # [B g g D]
+    change = (after - before).permute(0, 3, 1, 2)  # cosines are linear in the second token
+    change = F.pad(change, [radius] * 4, mode="replicate").permute(0, 2, 3, 1)  # [B g+2r g+2r D]
+    steps = range(2 * radius + 1)
+    volume = [(before * change[:, i : i + side, j : j + side]).sum(-1) for i in steps for j in steps]
+    return torch.stack(volume, dim=-1).flatten(1, 2)
 
 
 def build(classes: int, encoder: MicronBert | None, **options: object) -> MicronHead:

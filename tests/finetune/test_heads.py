@@ -12,6 +12,7 @@ from finetune import heads
 from finetune.backbone import Backbone, trainable_copy
 from finetune.config import MicronOptions
 from finetune.folds import loso
+from finetune.heads.micron import matching
 from finetune.heads.pooling import AttentionPool, Standardise, pool_cells
 from shards.errors import UsageError
 from tests.finetune.test_folds import make
@@ -22,7 +23,9 @@ FRAMES = {
 }
 
 
-@pytest.mark.parametrize("features", [["dma"], ["difference"], ["change"], ["dma", "difference", "change"]])
+@pytest.mark.parametrize(
+    "features", [["dma"], ["difference"], ["change"], ["dma", "difference", "change", "matching"]]
+)
 @pytest.mark.parametrize("pooling", ["mean", "attention", "grid"])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_shapes_and_widths(tiny: Backbone, features: list[str], pooling: str, kind: str) -> None:
@@ -52,6 +55,20 @@ def test_difference_and_change_are_what_they_say(tiny: Backbone) -> None:
     assert torch.allclose(tokens[..., -1].square() * tokens[..., -1].sign(), change, atol=1e-5)
     same = head.tokens({"onset": FRAMES["onset"], "apex": FRAMES["onset"]})
     assert same[..., :-1].abs().max() < 1e-5
+
+
+def test_matching_equals_explicit_cosines_and_is_zero_without_motion(tiny: Backbone) -> None:
+    onset, apex = torch.randn(2, 2, 16, 6, generator=torch.Generator().manual_seed(0))
+    found = matching(onset, apex, 1).unflatten(1, (4, 4))
+    cosine = F.cosine_similarity
+    a, b = onset.unflatten(1, (4, 4)), apex.unflatten(1, (4, 4))
+    assert torch.allclose(found[:, 1, 2, 4], cosine(a[:, 1, 2], b[:, 1, 2], -1) - 1, atol=1e-5)
+    assert torch.allclose(
+        found[:, 1, 2, 5], cosine(a[:, 1, 2], b[:, 1, 3], -1) - cosine(a[:, 1, 2], a[:, 1, 3], -1), atol=1e-5
+    )
+    assert matching(onset, onset, 2).abs().max() == 0
+    head = heads.create("micron", 3, tiny.model, features=["matching"], radius=1)
+    assert head.tokens(FRAMES).shape == (3, 16, 9)
 
 
 def test_change_pictures_are_on_the_token_grid(tiny: Backbone) -> None:
