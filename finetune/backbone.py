@@ -26,7 +26,7 @@ class Backbone:
 
     @property
     def title(self) -> str:
-        """A few words for tables: 'pretrained (step-200)' or 'random initialisation'."""
+        """A few words for tables: 'pretrained, 200 steps' or 'random initialisation'."""
         return str(self.provenance.get("title", "given encoder"))
 
     def digest(self) -> str:
@@ -49,7 +49,8 @@ def load(checkpoint: str, config: BackboneConfig, device: torch.device) -> Backb
     if config.random:
         return _random(config, device, template=model)
     about = dict(pretrain.describe(checkpoint))
-    return Backbone(model, True, {"title": "pretrained", "weights": checkpoint, **about})
+    title = f"pretrained, {about['step']} steps" if "step" in about else "pretrained"
+    return Backbone(model, True, {"title": title, "weights": checkpoint, **about})
 
 
 def _random(config: BackboneConfig, device: torch.device, template: MicronBert | None) -> Backbone:
