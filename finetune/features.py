@@ -19,6 +19,7 @@ from shards.files import atomic_path
 from shards.progress import Progress
 
 BATCH = 16
+FORMAT = 2  # raised when features or a fold's result change their meaning: old ones are then not used
 
 
 def samples(
@@ -59,7 +60,7 @@ def copies(frames: dict[str, np.ndarray], mirror: bool) -> list[dict[str, np.nda
 
 def feature_key(frames_digest: str, weights_digest: str, head: MicronHead) -> str:
     """Digest of all that features depend on."""
-    parts = [frames_digest, weights_digest, vars(head.options)]
+    parts = [FORMAT, frames_digest, weights_digest, vars(head.options)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -25,7 +25,6 @@ from finetune.validation import Validation
 from shards.errors import FlickerError, UsageError
 
 log = logging.getLogger(__name__)
-FORMAT = 1  # raised when the meaning of a fold's result changes
 
 
 @dataclass
@@ -120,7 +119,7 @@ def _settings(config: FinetuneConfig) -> dict[str, Any]:
     if config.backbone.mode != "frozen":
         groups["backbone"] |= {"blocks": config.backbone.blocks, "lr_scale": config.backbone.lr_scale}
     flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
-    return {"format": FORMAT, "head.name": head, **flat}
+    return {"format": features.FORMAT, "head.name": head, **flat}
 
 
 def _digest(value: Any) -> str:
