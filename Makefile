@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # Synthetic faces -> shards -> pretraining on DeepSpeed -> leave-one-subject-out, pretrained against random -> report.
 demo: $(VENV)/.installed
-	python launch/synthesise.py --out $(DEMO)/data --size 96 --videos 24 --width 96 --height 120
+	python launch/synthesise.py --out $(DEMO)/data --size 96 --videos 80 --seconds 1.6 --folders 8 --subjects 10 --clips_per_subject 16 --keyframes_only true
 	python launch/shard.py $(DEMO)/data/videos --out $(DEMO)/shards --size 96 --workers 2
 	deepspeed launch/pretrain.py --config launch/recipes/pretrain/demo.yaml
 	python launch/finetune.py --config launch/recipes/finetune/demo.yaml --data.root $(DEMO)/data/casme2 --encoder $(DEMO)/pretrain

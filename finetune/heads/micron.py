@@ -48,6 +48,15 @@ class Readout(nn.Module):
         self.standardise.fit(portion.inputs["features"])
 
 
+def relative_change(change: Tensor) -> Tensor:
+    """±√|c| over its mean of the clip: where it moved, not how strongly. [B N] -> [B N]
+
+    c, a difference of log-probabilities, grows with the square of a small displacement: hence the root.
+    """
+    root = change.sign() * change.abs().sqrt()
+    return root / root.abs().mean(dim=-1, keepdim=True).clamp(min=1e-6)
+
+
 class MicronHead(nn.Module):
     """Micron-BERT's encoder and DMA with a classifier; inputs 'onset' and 'apex', RGB uint8 [B H W 3].
 
@@ -92,8 +101,7 @@ class MicronHead(nn.Module):
         if "dma" in self.options.features:
             parts["dma"] = self.encoder.dma(onset, apex)[0]
         if "change" in self.options.features:
-            change = self.encoder.change(onset, apex).float()
-            parts["change"] = (change.sign() * change.abs().sqrt()).unsqueeze(-1)
+            parts["change"] = relative_change(self.encoder.change(onset, apex).float()).unsqueeze(-1)
         if {"difference", "matching"} & set(self.options.features):
             before, after = self.encoder.encoder(torch.cat([onset, apex]))[:, 1:].chunk(2)  # each [B N D]
             parts["difference"] = after - before

@@ -52,7 +52,8 @@ def test_difference_and_change_are_what_they_say(tiny: Backbone) -> None:
     onset, apex = (tiny.model.preprocess(FRAMES[name]) for name in ("onset", "apex"))
     assert torch.allclose(tokens[..., :-1], (tiny.model.encoder(apex) - tiny.model.encoder(onset))[:, 1:], atol=1e-5)
     change = tiny.model.change(onset, apex)
-    assert torch.allclose(tokens[..., -1].square() * tokens[..., -1].sign(), change, atol=1e-5)
+    root = change.sign() * change.abs().sqrt()
+    assert torch.allclose(tokens[..., -1], root / root.abs().mean(1, keepdim=True), atol=1e-5)
     same = head.tokens({"onset": FRAMES["onset"], "apex": FRAMES["onset"]})
     assert same[..., :-1].abs().max() < 1e-5
 
