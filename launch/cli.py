@@ -47,7 +47,7 @@ def parse(
     skip = {positional} if positional else set()
     parser.add_class_arguments(config_class, None, skip=skip)
     if positional:
-        parser.add_argument(positional, nargs="*", help=f"{positional}: one or more paths")
+        parser.add_argument(positional, nargs="*", default=[], help=f"{positional}: one or more paths")
     if defaults:
         parser.set_defaults(defaults)
     arguments = [word for word in arguments if not re.match(r"--local[_-]rank(=|$)", word)]

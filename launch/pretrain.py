@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
         if world.rank == 0:
             write_text(Path(config.run) / "config.yaml", to_yaml(config))
             if not config.data.shards:
-                _synthesise(shards, config.model.image_size or 96)
+                _synthesise(shards, max(config.model.image_size, 96))
         engine.barrier()
         state = train(config, read_manifest(shards), world)
     finally:
@@ -56,8 +56,7 @@ def _synthesise(shards: Path, size: int) -> None:
     if (shards / "manifest.json").is_file():
         return
     videos = shards.with_name("synthetic-video")
-    if not videos.is_dir():
-        write_unlabelled(videos, size=size)
+    write_unlabelled(videos, videos=80, seconds=1.6, size=size, folders=8)  # many people, little of each
     write([videos], shards, size=size)
 
 

@@ -15,7 +15,7 @@ class DataConfig:
     """Where pairs come from."""
 
     shards: str = ""
-    """Folder that launch/shard.py wrote. Empty: synthetic faces, made once beside the run."""
+    """Folder that launch/shard.py wrote. Empty: synthetic faces, made once in the run's folder."""
     global_batch: int = 32
     """Frame pairs per optimiser step, over all ranks and micro-batches."""
     delta: tuple[int, int] = (5, 11)
@@ -80,7 +80,7 @@ class PretrainConfig:
     """Folder of the run: config, log, checkpoints, encoder, pictures."""
     steps: int = 0
     """Optimiser steps; 0: as many as `epochs` takes."""
-    epochs: float = 20.0
+    epochs: float = 3.0
     """Passes over all frames that have a partner, where `steps` is 0."""
     seed: int = 0
     """Seeds the weights, the order of pairs, δ, swaps and crops."""
