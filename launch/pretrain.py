@@ -16,8 +16,13 @@ if __name__ == "__main__":  # launch/ itself must not shadow the packages pretra
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from launch.cli import parse, run, to_yaml
+
+if TYPE_CHECKING:
+    from pretrain.config import PretrainConfig
 
 
 def main(arguments: list[str]) -> None:
@@ -33,6 +38,7 @@ def main(arguments: list[str]) -> None:
     world = engine.start()
     logging.getLogger().setLevel(logging.INFO if world.rank == 0 else logging.WARNING)
     try:
+        config = config if config.data.shards else _fit_batch(config, world.size)
         shards = Path(config.data.shards) if config.data.shards else Path(config.run) / "synthetic-shards"
         if world.rank == 0:
             write_text(Path(config.run) / "config.yaml", to_yaml(config))
@@ -46,6 +52,15 @@ def main(arguments: list[str]) -> None:
         print(f"step {state.step}: encoder in {config.run}/encoder, checkpoints in {config.run}/checkpoints")
         print(f"next: python launch/finetune.py --config launch/recipes/finetune/casme2_micron.yaml "
               f"--data.root CASME2 --encoder {config.run}")  # fmt: skip
+
+
+def _fit_batch(config: PretrainConfig, ranks: int) -> PretrainConfig:
+    """On synthetic faces any number of ranks will do: the global batch grows to the next multiple of them."""
+    parts = ranks * config.engine.accumulation
+    batch = -(-config.data.global_batch // parts) * parts
+    if batch != config.data.global_batch:
+        logging.getLogger(__name__).info("data.global_batch %d, a multiple of %d ranks", batch, ranks)
+    return replace(config, data=replace(config.data, global_batch=batch))
 
 
 def _synthesise(shards: Path, size: int) -> None:

@@ -97,7 +97,10 @@ def _threads_per_rank() -> int:
     """
     if os.environ.get("OMP_NUM_THREADS"):
         return int(os.environ["OMP_NUM_THREADS"])
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    counts = (
+        os.environ.get(name) for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
+    )  # torchrun, DeepSpeed
+    local_ranks = next(int(count) for count in counts if count)
     return max(len(os.sched_getaffinity(0)) // max(local_ranks, 1), 1)
 
 
