@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ import wandb
 
 from shards.errors import FlickerError
 from shards.files import write_text
+
+log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -22,7 +27,8 @@ class Tracker:
     """
 
     def __init__(self, run: Path, config: dict[str, Any], project: str, run_id: str | None, active: bool):
-        self.run_id, self._wandb, self._path = run_id, None, run / "log.jsonl"
+        self.run_id, self._path, self._active = run_id, run / "log.jsonl", active
+        self._wandb: Any = None
         if not active:
             return
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -44,7 +50,7 @@ class Tracker:
 
     def truncate(self, step: int) -> None:
         """Forget log lines after `step`: a resumed run writes them again."""
-        if self._wandb is None or not self._path.is_file():
+        if not self._active or not self._path.is_file():
             return
         kept = []
         for line in self._path.read_text().splitlines():
@@ -57,24 +63,36 @@ class Tracker:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """One line of figures."""
-        if self._wandb is None:
-            return
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        self._wandb.log(values, step=step)
+        if self._active:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        self._tell(lambda run: run.log(values, step=step))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """A picture, uint8 [H W 3] RGB."""
-        if self._wandb is not None:
-            self._wandb.log({name: wandb.Image(image)}, step=step)
+        self._tell(lambda run: run.log({name: wandb.Image(image)}, step=step))
 
     def alert(self, title: str, text: str) -> None:
         """A warning that wandb forwards to the run's owner."""
-        if self._wandb is not None:
-            self._wandb.alert(title=title, text=text, wait_duration=3600)
+        self._tell(lambda run: run.alert(title=title, text=text, wait_duration=3600))
 
     def close(self, exit_code: int = 0) -> None:
         """Finish the wandb run."""
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=exit_code)
+        self._tell(lambda run: run.finish(exit_code=exit_code))
+        self._wandb = None
+
+    def _tell(self, action: Callable[[Any], object]) -> None:
+        """Do something with wandb's run; if wandb fails, say so once and go on without it.
+
+        Its service is a process of its own, which a launcher's or a cluster's SIGTERM also ends: the training run,
+        which has a checkpoint to write then, must not die of that.
+        """
+        if self._wandb is None:
+            return
+        try:
+            action(self._wandb)
+        except Exception as error:  # whatever it is, training matters more
             self._wandb = None
+            log.warning("wandb stopped (%s); log.jsonl goes on", type(error).__name__)
+            with contextlib.suppress(Exception):
+                wandb.teardown(exit_code=1)
