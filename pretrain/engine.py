@@ -26,8 +26,8 @@ from shards.files import read_json, write_text
 class EngineConfig:
     """How DeepSpeed runs the training."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    """ZeRO stage: 1 shards the optimiser's state over ranks."""
+    zero_stage: Literal[0, 1, 2] = 1
+    """ZeRO stage: 1 shards the optimiser's state over ranks, 2 the gradients too."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 (with float32 master weights) on a GPU, fp32 on a CPU."""
     accumulation: int = 1
@@ -184,12 +184,13 @@ class Engine:
     def weights(self) -> dict[str, Tensor]:
         """All weights in float32, from the master copies where there are any. Collective: every rank calls it."""
         state = {}
-        trained = dict(self.module.named_parameters())
+        parameters = dict(self.module.named_parameters())
         for name, value in self.module.state_dict().items():
-            full = (
-                safe_get_full_fp32_param(trained[name]) if name in trained and trained[name].requires_grad else None
-            )
-            state[name] = (value if full is None else full).detach().float().cpu().clone()
+            parameter = parameters.get(name)
+            if parameter is not None and parameter.requires_grad:
+                master = safe_get_full_fp32_param(parameter)
+                value = value if master is None else master
+            state[name] = value.detach().float().cpu().clone()
         return state
 
     def save(self, root: Path, tag: str) -> None:

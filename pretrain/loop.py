@@ -50,6 +50,8 @@ def train(config: PretrainConfig, manifest: Manifest, world: World) -> RunState:
         except BaseException:
             trainer.tracker.close(exit_code=1)
             raise
+        finally:
+            trainer.reader.close()
     trainer.tracker.close()
     return trainer.state
 
@@ -217,11 +219,9 @@ class Trainer:
         self._log_probe()
 
     def _log_probe(self) -> None:
-        """AUROC of the change map on synthetic faces of known motion, by rank 0 (not under ZeRO-3 or without DMA)."""
+        """AUROC of the change map on synthetic faces of known motion, by rank 0 (not without DMA)."""
         module: Any = self.engine.module
         if self.world.rank != 0 or module.attention is None or not self.config.log.pictures:
-            return
-        if self.config.engine.zero_stage == 3:
             return
         if self._probe is None:
             size = max(self.model_config.image_size, PROBE_SIZE)

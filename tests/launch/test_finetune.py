@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune.validation import SIMULATED_MARKS
 from launch import cli
-from launch.finetune import main
+from launch.finetune import NEXT, RECIPE, main
 from shards.synthetic import write_casme2
 
 Call = Callable[..., "Done"]
@@ -106,13 +107,31 @@ def test_a_run_ends_with_the_report_and_a_second_one_continues(
     arguments = ["--data.root", str(labelled), "--out", str(out), *QUICK, "--backbone.compare_random", "true"]
     first = command(repository, *arguments)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.strip().splitlines()[-1] == f"report: {out / 'report.html'}"
+    control = json.loads((out / "random-encoder" / "results.json").read_text())["selections"]["last"]["uf1"]
+    *_, compared, _, report, following = first.stdout.strip().splitlines()
+    assert compared == f"  random initialisation: last UF1 {control:.3f}"
+    assert report == f"report: {out / 'report.html'}"
+    assert following.startswith("next, on real data: python launch/finetune.py --config launch/recipes/")
     assert "as published, leaks" in first.stdout and "simulated data" in first.stdout
     assert (out / "report.html").is_file() and (out / "random-encoder" / "results.json").is_file()
     assert yaml.safe_load((out / "config.yaml").read_text())["train"]["epochs"] == 3
     second = call(*arguments)
     assert second.returncode == 0 and "3 of 3 folds are already done" in second.stderr
     assert second.stdout == first.stdout
+
+
+def test_real_data_needs_no_hint_about_real_data(call: Call, labelled: Path, tmp_path: Path) -> None:
+    root = tmp_path / "CASME2"
+    shutil.copytree(labelled, root)
+    for mark in SIMULATED_MARKS:
+        (root / mark).unlink(missing_ok=True)
+    done = call("--data.root", str(root), "--out", str(tmp_path / "run"), *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1].startswith("report: ") and "last UF1" not in done.stdout
+
+
+def test_the_hint_names_a_recipe_that_exists(repository: Path) -> None:
+    assert (repository / RECIPE).is_file() and RECIPE in NEXT
 
 
 def test_a_saved_config_gives_the_same_run(call: Call, labelled: Path, tmp_path: Path) -> None:

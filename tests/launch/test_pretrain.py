@@ -179,6 +179,8 @@ def test_resumes_on_another_number_of_ranks(
 VARIANTS = {
     "bf16": ["--engine.precision", "bf16"],
     "dino": ["--model.agreement.kind", "dino", "--model.agreement.local_crops", "2"],
+    "zero 2": ["--engine.zero_stage", "2", "--engine.deepspeed_config", "launch/deepspeed/zero2.json"],
+    "reader processes": ["--data.workers", "2"],
     "swapping alone": ["--model.dma", "none", "--model.poi", "none", "--model.agreement.kind", "none"],
 }
 
@@ -194,6 +196,7 @@ def test_variants_train_draw_and_resume(command: Run, small_shards: Path, tmp_pa
     assert (tmp_path / "run" / "pictures" / "step-3.png").stat().st_size > 1000
     probed = {line["step"] for line in read_log(tmp_path / "run") if "motion_auroc" in line}
     assert probed == (set() if variant == "swapping alone" else {0, 2, 3})
+    assert load_encoder(tmp_path / "run").cls_token.abs().sum() > 0
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "launch/recipes/pretrain").glob("*.yaml"))
