@@ -83,8 +83,17 @@ def subjects(rows: Sequence[Mapping[str, float | str]]) -> str:
     return _svg(width, 28 + bar * len(rows), parts, "accuracy per subject")
 
 
-def curves(series: Sequence[tuple[str, str, np.ndarray]], title: str, limits: tuple[float, float]) -> str:
-    """Lines over epochs: (name, css class, values [E]) within the y limits."""
+def curves(
+    series: Sequence[tuple[str, str, np.ndarray]],
+    title: str,
+    limits: tuple[float, float],
+    across: np.ndarray | None = None,
+    unit: str = "epoch",
+) -> str:
+    """Lines over epochs: (name, css class, values [E]) within the y limits.
+
+    `across` are the places on the x axis, ascending integers [E] counted in `unit`; epochs 1 to E where absent.
+    """
     width, height, left, bottom = 400, 220, 44, 34
     low, high = limits
     span = max(high - low, 1e-9)
@@ -94,14 +103,16 @@ def curves(series: Sequence[tuple[str, str, np.ndarray]], title: str, limits: tu
         y = 24 + (high - tick) / span * inner_height
         parts.append(f'<line x1="{left}" x2="{width - 12}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
         parts.append(_text(left - 6, y + 4, f"{tick:.2f}", "end", "muted small"))
-    epochs = max((len(values) for _, _, values in series), default=1)
-    for tick in sorted({1, epochs // 2 or 1, epochs}):
-        x = left + (tick - 1) / max(epochs - 1, 1) * inner_width
+    if across is None:
+        across = np.arange(1, max((len(values) for _, _, values in series), default=1) + 1)
+    first, last = int(across[0]), int(across[-1])
+    places = left + (across - first) / max(last - first, 1) * inner_width
+    for tick in sorted({first, (first + last) // 2, last}):
+        x = left + (tick - first) / max(last - first, 1) * inner_width
         parts.append(_text(x, height - bottom + 16, tick, style="muted small"))
-    parts.append(_text(left + inner_width / 2, height - 4, "epoch", style="muted small"))
+    parts.append(_text(left + inner_width / 2, height - 4, unit, style="muted small"))
     for name, style, values in series:
-        across = left + np.arange(len(values)) / max(epochs - 1, 1) * inner_width
         down = 24 + (high - np.clip(values, low, high)) / span * inner_height
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across.tolist(), down.tolist(), strict=True))
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(places.tolist(), down.tolist(), strict=True))
         parts.append(f'<polyline points="{path}" class="line {style}"><title>{escape(name)}</title></polyline>')
     return _svg(width, height, parts, title)

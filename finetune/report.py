@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 import yaml
 
-from finetune import charts, figures, metrics
+from finetune import charts, figures, metrics, pretraining
 from finetune.examples import examples
 from finetune.fold import SELECTIONS, FoldResult
 from finetune.prepare import Prepared
@@ -61,10 +61,18 @@ def context(results: Results, prepared: Prepared, compare: Sequence[str]) -> dic
         "curves": training_curves(results.folds),
         "examples": examples(prepared, results.folds),
         "runs": comparison(results, compare),
+        "pretraining": pretraining_of(results, prepared),
         "validation": prepared.validation.text(),
         "absent": absent_classes(results.folds),
         "config": yaml.safe_dump(results.config, sort_keys=False),
     }
+
+
+def pretraining_of(results: Results, prepared: Prepared) -> pretraining.Pretraining | None:
+    """How the encoder was pretrained; None for random weights and where its run's log is not beside it."""
+    if not prepared.backbone.pretrained or "weights" not in results.encoder:
+        return None
+    return pretraining.read(str(results.encoder["weights"]), results.encoder.get("step"))
 
 
 def per_class(results: Results) -> list[dict[str, Any]]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from finetune.results import Results
 
 DESCRIPTION = "Leave-one-subject-out recognition on a labelled dataset; resumable per fold, with an HTML report."
+RECIPE = "launch/recipes/finetune/casme2_micron.yaml"
+NEXT = f"next, on real data: python launch/finetune.py --config {RECIPE} --data.root CASME2 --encoder RUN"
 
 
 def main(arguments: list[str]) -> None:
@@ -75,8 +77,8 @@ def run_all(config: FinetuneConfig) -> Results | None:
 
 
 def print_summary(results: Results) -> None:
-    """The scores by selection, and where the report is."""
-    from finetune.results import SELECTION_TITLES, SIMULATED
+    """The scores by selection, those of compared runs, and where the report is."""
+    from finetune.results import SELECTION_TITLES, SIMULATED, read_summary
 
     print(
         f"\n{results.dataset} {results.scheme}: {results.clips} clips, {results.subjects} subjects, {results.title}"
@@ -84,9 +86,14 @@ def print_summary(results: Results) -> None:
     for name, scores in results.selections.items():
         figures = "  ".join(f"{key.upper()} {scores[key]:.3f} ± {scores[f'{key}_std']:.3f}" for key in ("uf1", "uar"))
         print(f"  {name:<7}{figures}  accuracy {scores['accuracy']:.3f}   {SELECTION_TITLES[name]}")
+    for name in results.config["compare"]:
+        other = read_summary(Path(name))
+        print(f"  {other['title']}: last UF1 {other['selections']['last']['uf1']:.3f}")
     if results.simulated:
         print(f"  {SIMULATED}")
     print(f"report: {results.out / 'report.html'}")
+    if results.simulated:
+        print(NEXT)
 
 
 if __name__ == "__main__":
