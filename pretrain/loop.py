@@ -34,6 +34,7 @@ from shards.synthetic import motion_pairs
 
 log = logging.getLogger(__name__)
 COLLAPSED = 0.02  # spread of the contextual feature over the batch (its channels have unit variance) that warns
+COLLAPSE_BATCH = 8  # smaller batches may well hold one face only
 PROBE_PAIRS, PROBE_SIZE = 48, 96  # synthetic pairs of the motion probe, and the least size they are drawn at, pixels
 
 
@@ -104,6 +105,7 @@ class Trainer:
             )
         if self.state.step == 0:
             self._log_probe()
+            self.meters.restart()
         batches = self._batches()
         quiet = self.world.rank != 0
         with Progress(self.steps, "pretraining", "steps", self.state.step, quiet) as progress:
@@ -200,10 +202,11 @@ class Trainer:
         values = self.engine.reduce(_means(losses), "mean").tolist()
         figures = dict(zip(TERMS, values, strict=True))
         figures |= {"lr": rate, "grad_norm": norm, "epoch": self.reader.epoch + 0.0, **self.meters.read()}
-        if figures["cls_spread"] < COLLAPSED and self.model_config.agreement.kind != "none":
+        tell = self.micro_batch >= COLLAPSE_BATCH and self.model_config.agreement.kind != "none"
+        if tell and figures["cls_spread"] < COLLAPSED:
             text = (
                 f"step {self.state.step}: the contextual feature hardly differs between faces (spread "
-                f"{figures['cls_spread']:.4f}): collapse; set model.agreement.stop_gradient or kind dino"
+                f"{figures['cls_spread']:.4f}): collapse; lower model.agreement_weight, or use model.agreement.kind dino"
             )
             log.warning(text)
             self.tracker.alert("collapse", text)

@@ -19,9 +19,10 @@ class Meters:
         self.device, self.world = device, world
         self.peak, self.peak_source = peak_flops(device)
         self._process = psutil.Process()
-        self._restart()
+        self.restart()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Begin a new stretch: what came before does not count."""
         self._started, self._waited, self._pairs = time.perf_counter(), 0.0, 0
 
     def waited(self, seconds: float) -> None:
@@ -42,7 +43,7 @@ class Meters:
             "data_wait": self._waited / elapsed,
             "memory_gb": self._memory() / 2**30,
         }
-        self._restart()
+        self.restart()
         return figures
 
     def _memory(self) -> float:
