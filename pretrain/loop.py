@@ -206,7 +206,7 @@ class Trainer:
         if tell and figures["cls_spread"] < COLLAPSED:
             text = (
                 f"step {self.state.step}: the contextual feature hardly differs between faces (spread "
-                f"{figures['cls_spread']:.4f}): collapse; lower model.agreement_weight, or use model.agreement.kind dino"
+                f"{figures['cls_spread']:.4f}): collapse; lower model.agreement_weight, or use agreement.kind dino"
             )
             log.warning(text)
             self.tracker.alert("collapse", text)
