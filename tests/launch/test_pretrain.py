@@ -193,6 +193,8 @@ def test_variants_train_draw_and_resume(command: Run, small_shards: Path, tmp_pa
         assert done.returncode == 0, done.stderr
     lines = [line for line in read_log(tmp_path / "run") if "loss" in line]
     assert [line["step"] for line in lines] == [1, 2, 3]
+    wandb_ids = {folder.name.split("-")[-1] for folder in (tmp_path / "run" / "wandb").glob("offline-run-*")}
+    assert len(wandb_ids) == 1, "a resumed run keeps its wandb id"
     assert (tmp_path / "run" / "pictures" / "step-3.png").stat().st_size > 1000
     probed = {line["step"] for line in read_log(tmp_path / "run") if "motion_auroc" in line}
     assert probed == (set() if variant == "swapping alone" else {0, 2, 3})
