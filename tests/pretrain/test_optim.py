@@ -1,5 +1,7 @@
 """Parameter groups and the learning rate's course."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,8 +29,8 @@ def test_rate_climbs_to_its_peak_and_falls_to_the_final_one(steps: int, warmup: 
     rates = [learning_rate(step, steps, config) for step in range(steps)]
     assert all(0 <= rate <= lr * (1 + 1e-9) for rate in rates)
     rounding = 1e-9 * lr
-    assert all(b >= a - rounding for a, b in zip(rates[:warmup], rates[1 : warmup + 1], strict=False))
-    assert all(b <= a + rounding for a, b in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
+    assert all(b >= a - rounding for a, b in pairwise(rates[: warmup + 1]))
+    assert all(b <= a + rounding for a, b in pairwise(rates[warmup:]))
 
 
 def test_rate_is_the_papers_cosine() -> None:
