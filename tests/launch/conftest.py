@@ -59,3 +59,14 @@ def read_log(run: Path) -> list[dict]:
 def deepspeed(ranks: int, port: int) -> list[str]:
     """DeepSpeed's launcher with so many ranks on this machine."""
     return ["deepspeed", "--num_gpus", str(ranks), "--master_port", str(port)]
+
+
+@pytest.fixture(scope="module")
+def whole(command: Run, small_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted pretraining run of one process."""
+    from tests.launch.pretraining import SCRIPT, arguments
+
+    run = tmp_path_factory.mktemp("whole") / "run"
+    done = command(SCRIPT, *arguments(small_shards, run))
+    assert done.returncode == 0, done.stderr
+    return run
