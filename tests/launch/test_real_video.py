@@ -19,7 +19,7 @@ def test_small_takes_twenty_deepspeed_steps_on_aligned_real_faces(command: Run, 
     videos, shards, run = shared / "data" / "video", tmp_path / "shards", tmp_path / "run"
     done = command("launch/shard.py", videos, "--out", shards, "--face", "align", "--size", "224")
     assert done.returncode == 0, done.stderr
-    assert "skipped no_face.mp4" in done.stdout
+    assert "no_face.mp4: no face found" in done.stdout
     assert len(read_manifest(shards).failures) == 1
     words = ["--model.preset", "small", "--data.shards", shards, "--data.global_batch", "2", "--steps", "20"]
     words += ["--log.every", "1", "--log.pictures", "0", "--run", run, "--optim.warmup", "5", "--optim.lr", "3e-4"]
