@@ -6,14 +6,14 @@ DEMO := runs/demo
 export PATH := $(BIN):$(PATH)
 export WANDB_MODE ?= offline
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow bench lint format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: $(PYTHON) is older than 3.10; run make PYTHON=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[face,dev]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[face,remote,dev]"
 	@touch $@
 
 # Synthetic faces -> shards -> pretraining on DeepSpeed -> leave-one-subject-out, pretrained against random -> report.
@@ -28,6 +28,15 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	python -m pytest -m slow
+
+# Reader and writer against their peers, in ten minutes. MosaicML Streaming goes where only the benchmarks look: its
+# own dependencies would replace numpy.
+STREAMING := mosaicml-streaming==0.13.0 brotli==1.2.1 python-snappy==0.7.3 cramjam==2.14.0 zstd==1.5.7.2 catalogue==2.0.10
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/bench $(STREAMING)
+	python launch/bench.py reader --json runs/bench/reader.json
+	python launch/bench.py writer --json runs/bench/writer.json
+	python -m launch.benchmarks.sizing runs/bench/reader.json runs/bench/writer.json
 
 lint: $(VENV)/.installed
 	ruff check .

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shards.errors import FlickerError, UsageError
+    from shards.manifest import Manifest, read_manifest
     from shards.reader import PairBatch, PairReader
-    from shards.schema import Manifest, read_manifest
     from shards.verification import verify
     from shards.writer import write
 
@@ -30,8 +30,8 @@ _HOMES = {
     "UsageError": "errors",
     "PairBatch": "reader",
     "PairReader": "reader",
-    "Manifest": "schema",
-    "read_manifest": "schema",
+    "Manifest": "manifest",
+    "read_manifest": "manifest",
     "verify": "verification",
     "write": "writer",
 }

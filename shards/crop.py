@@ -23,14 +23,20 @@ class Crop:
     size: int
     matrix: NDArray[np.float64]
     square: tuple[int, int, int] | None = None
+    shrink: int = 0
+    """block that is averaged before the warp, px; 0: as the matrix asks"""
+
+    @property
+    def block(self) -> int:
+        """Whole source pixels per stored pixel: a linear warp that shrinks by 2 or more would alias."""
+        return max(1, int(1 / float(np.hypot(self.matrix[0, 0], self.matrix[1, 0]))))
 
     def apply(self, image: Image) -> Image:
         """Cut `image` (uint8 [H W 3]); returns uint8 [size size 3]. Beyond the edge its last pixels repeat."""
         if self.square is not None:
             return resize(_cut(image, *self.square), self.size)
-        scale = float(np.hypot(self.matrix[0, 0], self.matrix[1, 0]))
-        matrix, shrink = self.matrix, int(1 / scale)
-        if shrink >= 2:  # average first: a linear warp that shrinks by 2 or more would alias
+        matrix, shrink = self.matrix, self.shrink or self.block
+        if shrink >= 2:
             image, matrix = _shrink(image, matrix, shrink)
         side = (self.size, self.size)
         return np.asarray(

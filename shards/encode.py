@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import simplejpeg
+from crc32c import crc32c as checksum
 
+from shards import pool
+from shards.copying import FolderScan, scan
 from shards.crop import Crop, centre
+from shards.files import atomic_path
 from shards.folders import FolderFrames
 from shards.frames import Frame, SourceError
+from shards.place import place
 from shards.runs import split
-from shards.schema import Options, SourceReport, slug
+from shards.schema import Options, SourceReport, canonical, slug
 from shards.sources import Source
-from shards.staging import StagedClip, append_clip, clips_path, write_summary
-from shards.video import DecoderDisagreesError, VideoFrames
+from shards.staging import Recorder, staged_path
+from shards.thin import thin
 
-Place = Callable[[int, Frame], "tuple[int, Crop] | None"]
+if TYPE_CHECKING:
+    from shards.video import VideoFrames
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,27 @@ class StageTask:
     options: Options
     staging: Path
 
+    @property
+    def report(self) -> SourceReport:
+        """What is known of the source before it is read."""
+        source = self.source
+        return SourceReport(source.name, source.kind, self.identity, dataset=source.dataset, subject=source.subject)
+
+
+class Ticker:
+    """Tells the pool of frames read; `restart` takes them back."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def __call__(self, frames: int) -> None:
+        pool.tick(frames)
+        self._told += frames
+
+    def restart(self) -> None:
+        """The source is read anew."""
+        self(-self._told)
+
 
 def stage_source(task: StageTask) -> SourceReport:
     """Encode one source into its staging file and summary; a source that cannot be used is reported as skipped.
@@ -42,82 +70,94 @@ def stage_source(task: StageTask) -> SourceReport:
     """
     if multiprocessing.parent_process() is not None:
         cv2.setNumThreads(1)  # a worker among many; a caller's own process keeps its setting
-    target = clips_path(task.staging, task.number)
-    report = SourceReport(task.source.name, task.source.kind, task.identity)
     try:
-        with target.open("wb") as file:
-            report, clips = _encode(task, file, report)
+        with _recorder(task) as clips:
+            report = _encode(task, clips)
+            clips.end(report)
+            return report
     except SourceError as error:
-        report, clips = replace(report, status="skipped", reason=str(error)), []
-        target.unlink(missing_ok=True)
-    write_summary(task.staging, task.number, report, clips)
-    return report
+        return skip_source(task, str(error))
 
 
 def skip_source(task: StageTask, reason: str) -> SourceReport:
     """Report a source as skipped without reading it (again)."""
-    report = SourceReport(task.source.name, task.source.kind, task.identity, status="skipped", reason=reason)
-    write_summary(task.staging, task.number, report, [])
+    report = replace(task.report, status="skipped", reason=" ".join(reason.split()))
+    with _recorder(task) as clips:
+        clips.end(report)
     return report
 
 
-def _encode(task: StageTask, file: BinaryIO, report: SourceReport) -> tuple[SourceReport, list[StagedClip]]:
-    """Encode with decord, or once more from the start with PyAV where decord does not keep its word."""
+@contextlib.contextmanager
+def _recorder(task: StageTask) -> Iterator[Recorder]:
+    """A recorder whose file gets its name at the end."""
+    with atomic_path(staged_path(task.staging, task.number)) as temporary, temporary.open("wb") as file:
+        yield Recorder(file)
+
+
+def _encode(task: StageTask, clips: Recorder) -> SourceReport:
+    """The report on one source, whose clips go to `clips`. Raises SourceError if nothing of it is usable."""
+    tick = Ticker()
+    if task.source.kind == "folder":
+        return _encode_folder(task, clips, tick)
+    if task.source.kind != "video":
+        raise SourceError(task.source.reason)
+    from shards.video import DecoderDisagreesError, VideoFrames  # folders need no video decoders
+
     try:
-        return _encode_frames(task, file, report, "")
-    except DecoderDisagreesError as error:
-        file.seek(0)
-        file.truncate()
-        return _encode_frames(task, file, report, str(error))
+        return _encode_frames(task, clips, VideoFrames(task.source.path), tick)
+    except DecoderDisagreesError as error:  # once more from the start, with PyAV
+        tick.restart()
+        clips.restart()
+        return _encode_frames(task, clips, VideoFrames(task.source.path, str(error)), tick)
 
 
-def _open(source: Source, options: Options, force_pyav: str) -> VideoFrames | FolderFrames:
-    """The frames of a source. Raises SourceError."""
-    if source.kind == "video":
-        return VideoFrames(source.path, force_pyav)
-    if source.kind == "folder":
-        return FolderFrames(source.path, options.folder_fps)
-    raise SourceError(source.reason)
+def _encode_folder(task: StageTask, clips: Recorder, tick: Ticker) -> SourceReport:
+    """A folder whose files need no change is only looked through; any other one is decoded."""
+    options = task.options
+    folder = FolderFrames(task.source.path, options.folder_fps if task.source.fps is None else task.source.fps)
+    if options.face == "none" and options.thin is None:
+        counts: Counter[str] = Counter()
+        if (found := scan(folder, options.size, counts, tick)) is not None:
+            cutter = ClipCutter(clips, task, folder.fps, counts)
+            cutter.add_scan(folder, found)
+            return _report(task, folder, cutter)
+        tick.restart()
+    return _encode_frames(task, clips, folder, tick)
 
 
 def _encode_frames(
-    task: StageTask, file: BinaryIO, report: SourceReport, force_pyav: str
-) -> tuple[SourceReport, list[StagedClip]]:
-    """All clips of one source, and its report. Raises SourceError if nothing of it is usable."""
-    frames = _open(task.source, task.options, force_pyav)
+    task: StageTask, clips: Recorder, frames: VideoFrames | FolderFrames, tick: Ticker
+) -> SourceReport:
+    """All clips of a source whose frames are decoded one by one."""
     counts: Counter[str] = Counter()
-    place = _placer(frames, task.options, counts)
-    cutter = ClipCutter(file, task, frames.fps, counts)
-    for run, frame in split(frames, counts):
-        if (placed := place(run, frame)) is not None:
-            cutter.add(placed[0], frame, placed[1])
-        else:
-            counts["frames_without_face"] += 1
+
+    def read(counts: Counter[str]) -> Iterator[tuple[int, Frame]]:
+        """(run, frame) of the source, thinned where that is asked for."""
+        return thin(split(frames, counts), task.options.thin, task.options.clip_frames, counts)
+
+    cutter = ClipCutter(clips, task, frames.fps, counts)
+    for run, frame, crop in place(read, frames.fps, task.options, counts, tick):
+        cutter.add(run, frame, crop)
     cutter.end_run()
+    return _report(task, frames, cutter)
+
+
+def _report(task: StageTask, frames: VideoFrames | FolderFrames, cutter: ClipCutter) -> SourceReport:
+    """What came of a source. Raises SourceError if that is nothing."""
+    counts, clips = cutter.counts, cutter.clips
     counts.update(frames.counts)
-    clips = cutter.clips
-    if not clips:
+    if not clips.clips:
         raise SourceError(_nothing(counts, task.options))
-    report = replace(
-        report,
-        frames=sum(clip.frames for clip in clips),
-        clips=len(clips),
-        runs=len({clip.run for clip in clips}),
+    return replace(
+        task.report,
+        frames=clips.frames,
+        clips=clips.clips,
+        runs=clips.runs,
         fps=frames.fps,
         decoder=frames.decoder,
         fallback=frames.fallback,
         counts={name: count for name, count in sorted(counts.items()) if count},
     )
-    return report, clips
-
-
-def _placer(frames: VideoFrames | FolderFrames, options: Options, counts: Counter[str]) -> Place:
-    """Where each frame is cropped: the central square, or by a first pass that looks for faces."""
-    if options.face == "none":
-        return lambda run, frame: (run, centre(frame.size, options.size))
-    from shards.faces import survey  # dlib is an extra, and takes a second to import
-
-    return survey(split(frames, Counter()), frames.fps, options, counts)
 
 
 def _nothing(counts: Counter[str], options: Options) -> str:
@@ -128,19 +168,29 @@ def _nothing(counts: Counter[str], options: Options) -> str:
     return f"no run of {options.min_run} consecutive usable frames" + (f" ({', '.join(parts)})" if parts else "")
 
 
+@dataclass(frozen=True)
+class StoredFrame:
+    """A frame that is ready for its clip."""
+
+    number: int
+    time: float | None
+    crop: Crop
+    jpeg: bytes
+    file: str
+    """the file that holds `jpeg`, where it is taken over unchanged"""
+
+
 @dataclass
 class ClipCutter:
-    """Collects encoded frames of one run and writes a clip whenever it is full or the run ends."""
+    """Collects encoded frames of one run and records a clip whenever it is full or the run ends."""
 
-    file: BinaryIO
+    clips: Recorder
     task: StageTask
     fps: float | None
     counts: Counter[str]
-    clips: list[StagedClip] = field(default_factory=list)
     _run: int = -1
     _written: int = 0
-    _frames: list[tuple[Frame, bytes]] = field(default_factory=list)
-    _crop: Crop | None = None
+    _frames: list[StoredFrame] = field(default_factory=list)
     _size: tuple[int, int] = (0, 0)
 
     def add(self, run: int, frame: Frame, crop: Crop) -> None:
@@ -148,49 +198,94 @@ class ClipCutter:
         if run != self._run:
             self.end_run()
             self._run, self._written = run, 0
-        self._crop, self._size = crop, frame.size
-        self._frames.append((Frame(frame.number, frame.time), self._encode(frame, crop)))
+        self._size = frame.size
+        self._frames.append(self._encode(frame, crop))
         if len(self._frames) == self.task.options.clip_frames:
             self._write()
 
     def end_run(self) -> None:
-        """Write what is left; a run that is too short as a whole is dropped and counted."""
+        """Record what is left; a run that is too short as a whole is dropped and counted."""
         if self._written == 0 and 0 < len(self._frames) < self.task.options.min_run:
-            self.counts["short_runs"] += 1
-            self.counts["frames_in_short_runs"] += len(self._frames)
+            self._short(len(self._frames))
         elif self._frames:
             self._write()
         self._frames = []
 
-    def _encode(self, frame: Frame, crop: Crop) -> bytes:
+    def add_scan(self, folder: FolderFrames, found: FolderScan) -> None:
+        """Record all clips of a folder whose frames are stored as they are."""
+        options = self.task.options
+        crop, self._size = centre((options.size, options.size), options.size), (options.size, options.size)
+        for first, end in found.runs:
+            if end - first < options.min_run:
+                self._short(end - first)
+                continue
+            for start in range(first, end, options.clip_frames):
+                rows = slice(start, min(end, start + options.clip_frames))
+                numbers = found.numbers[rows].tolist()
+                key, meta = self._meta(numbers, [folder.time(number) for number in numbers], [crop])
+                files = [name for _, name in folder.files[rows]]
+                self.clips.add(key, meta, found.lengths[rows], found.crc32c[rows], files, continues=start > first)
+                self.counts["copied_frames"] += len(numbers)
+
+    def _short(self, frames: int) -> None:
+        """A run that is left out."""
+        self.counts["short_runs"] += 1
+        self.counts["frames_in_short_runs"] += frames
+
+    def _encode(self, frame: Frame, crop: Crop) -> StoredFrame:
         """The frame's JPEG: its own bytes where nothing changes."""
         if frame.jpeg is not None and crop.is_identity(frame.size):
-            self.counts["copied_frames"] += 1
-            return frame.jpeg
+            return StoredFrame(frame.number, frame.time, crop, frame.jpeg, frame.file)
         try:
             image = crop.apply(frame.image)
         except ValueError as error:
             raise SourceError(f"frame {frame.number} cannot be decoded: {error}") from None
-        return bytes(simplejpeg.encode_jpeg(image, self.task.options.quality, "RGB", "420"))
+        jpeg = simplejpeg.encode_jpeg(image, self.task.options.quality, "RGB", "420")
+        return StoredFrame(frame.number, frame.time, crop, jpeg, "")
 
-    def _write(self) -> None:
-        """One clip to the staging file."""
+    def _meta(self, numbers: list[int], times: list[float | None], crops: list[Crop]) -> tuple[str, bytes]:
+        """A clip's key and KEY.json; one entry in `crops` where all frames share it."""
         options, source = self.task.options, self.task.source
-        assert self._crop is not None
-        numbers = [frame.number for frame, _ in self._frames]
-        times = [frame.time for frame, _ in self._frames]
-        meta = {
-            "key": f"{slug(source.name)}_{numbers[0]:07d}",
+        key = f"{slug(source.name)}_{numbers[0]:07d}"
+        meta: dict[str, Any] = {
+            "key": key,
             "source": source.name,
             "first": numbers[0],
             "numbers": numbers,
             "times": None if None in times else times,
             "fps": self.fps,
             "face": options.face,
-            **self._crop.record(),
+            **_geometry(crops),
             "source_size": list(self._size),
             "size": [options.size, options.size],
         }
-        self.clips.append(append_clip(self.file, meta, [jpeg for _, jpeg in self._frames], self._run))
+        return key, canonical(meta)
+
+    def _write(self) -> None:
+        """One clip to the staging file."""
+        frames = self._frames
+        crops = [frame.crop for frame in frames]
+        numbers, times = [frame.number for frame in frames], [frame.time for frame in frames]
+        key, meta = self._meta(numbers, times, crops[:1] if all(crop is crops[0] for crop in crops) else crops)
+        files = [frame.file for frame in frames]
+        copied = sum(map(bool, files))
+        self.counts["copied_frames"] += copied
+        self.clips.add(
+            key,
+            meta,
+            [len(frame.jpeg) for frame in frames],
+            [checksum(frame.jpeg) for frame in frames],
+            files if copied else (),
+            [frame.jpeg for frame in frames if not frame.file],
+            continues=self._written > 0,
+        )
         self._written += 1
         self._frames = []
+
+
+def _geometry(crops: list[Crop]) -> dict[str, Any]:
+    """`crop` and `transform` of KEY.json: one that all frames share, or a list with one for each."""
+    records = [crop.record() for crop in crops]
+    if len(records) == 1:
+        return records[0]
+    return {name: [record[name] for record in records] for name in records[0]}

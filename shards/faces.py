@@ -1,4 +1,4 @@
-"""Faces: found in sampled frames with dlib, cropped by one transform per stretch.
+"""Faces: found in sampled frames with dlib, cropped by one transform per stretch (shards.follow: by a smooth one).
 
 A transform that followed the face from frame to frame would add its own jitter to the micro-movements that
 training is about, and hide some of them. So each run is sampled about three times a second and at its ends, and
@@ -39,6 +39,11 @@ RAISED = 0.06  # of the box's side that the square's centre lies above the box's
 # about its centre so that brows and chin are inside.
 _ARCFACE = [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 TEMPLATE = 0.5 + 0.95 * (np.array(_ARCFACE) / 112 - 0.5)
+BOX = 3.65  # side of dlib's box over the root mean square distance of the five points from their centre
+LIFT = 0.07  # of that distance, by which the box's centre lies above theirs
+STEADY_SIDE = 120  # px that a face's box is scaled to for them
+NUDGE = 0.05  # of the box's side
+_NUDGES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 _PREDICTOR = "shape_predictor_68_face_landmarks.dat"
 
 
@@ -134,7 +139,7 @@ def survey(runs: Iterable[tuple[int, Frame]], fps: float | None, options: Option
     `counts` gains frames_searched (sampled frames) and recrops (spans begun because the face had moved).
     """
     placement = Placement()
-    for run, samples in _sampled(runs, max(2, round(fps / PER_SECOND)) if fps else STEP):
+    for run, samples in _sampled(runs, sample_step(fps)):
         tracker = Tracker()
         for number, image in samples:
             counts["frames_searched"] += 1
@@ -143,6 +148,11 @@ def survey(runs: Iterable[tuple[int, Frame]], fps: float | None, options: Option
         for span in tracker.finish():
             placement.add(run, span.first, span.last, span.crop(options))
     return placement
+
+
+def sample_step(fps: float | None) -> int:
+    """Frames from one sampled frame to the next."""
+    return max(2, round(fps / PER_SECOND)) if fps else STEP
 
 
 def _sampled(runs: Iterable[tuple[int, Frame]], step: int) -> Iterator[tuple[int, Iterator[tuple[int, Image]]]]:
@@ -220,13 +230,18 @@ def find(image: Image, landmarks: bool) -> list[Face]:
     """The faces of a frame (uint8 [H W 3], RGB), largest first; with their five points if `landmarks`."""
     for short in SHORT_SIDES:
         scale = short / min(image.shape[:2])
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=method)
+        small = _scaled(image, scale)
         boxes = _detector()(small, 0)
         if len(boxes):
             faces = [_face(small, box, scale, landmarks) for box in boxes]
             return sorted(faces, key=lambda face: -face.size)
     return []
+
+
+def _scaled(image: Image, scale: float) -> Any:
+    """The image, larger or smaller."""
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=method)
 
 
 def _face(image: Any, box: Any, scale: float, landmarks: bool) -> Face:
@@ -235,12 +250,45 @@ def _face(image: Any, box: Any, scale: float, landmarks: bool) -> Face:
     size = (box.width() + box.height()) / 2 / scale
     if not landmarks:
         return Face((centre + 0.5) / scale - 0.5, size)
+    points = (_points(image, box) + 0.5) / scale - 0.5
+    return Face(points.mean(axis=0), size, points)
+
+
+def _points(image: Any, box: Any) -> NDArray[np.float64]:
+    """Eyes, nose tip, mouth corners [5 2] by the 68-point predictor, which starts from dlib's box."""
     shape = _predictor()(image, box)
     all_points = np.array([[point.x, point.y] for point in shape.parts()], np.float64)  # [68 2]
     parts = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
-    points = np.array([all_points[part].mean(axis=0) for part in parts])
-    points = (points + 0.5) / scale - 0.5
-    return Face(points.mean(axis=0), size, points)
+    return np.array([all_points[part].mean(axis=0) for part in parts])
+
+
+def steadied(image: Image, face: Face) -> Face:
+    """The face with its points as the mean of predictions from nudged boxes about them: half the noise.
+
+    The detector's boxes lie on a grid of several pixels and the predictor compares single pixels: both show in
+    its points as noise that differs from start to start.
+    """
+    import dlib
+
+    assert face.points is not None
+    left, top = (max(0, int(at - face.size)) for at in face.centre)
+    right, bottom = (int(at + face.size) + 1 for at in face.centre)
+    scale = STEADY_SIDE / face.size
+    near = cv2.GaussianBlur(_scaled(image[top:bottom, left:right], scale), (0, 0), 1.0)
+    points = (face.points - [left, top] + 0.5) * scale - 0.5
+    side = points_unit(points) * BOX
+    found = []
+    for nudge in _NUDGES:
+        x, y = points.mean(axis=0) + NUDGE * side * np.array(nudge) - [0, LIFT / BOX * side]
+        half = side / 2
+        found.append(_points(near, dlib.rectangle(*(round(at) for at in (x - half, y - half, x + half, y + half)))))
+    points = (np.mean(found, axis=0) + 0.5) / scale - 0.5 + [left, top]
+    return Face(points.mean(axis=0), face.size, points)
+
+
+def points_unit(points: NDArray[np.float64]) -> float:
+    """How large a face is: the root mean square distance of its five points [5 2] from their centre."""
+    return float(np.sqrt(np.square(points - points.mean(axis=0)).sum(axis=1).mean()))
 
 
 def predictor_path() -> Path | None:
@@ -253,12 +301,12 @@ def predictor_path() -> Path | None:
     return None
 
 
-def require(face: str) -> None:
-    """Raise FlickerError if what `face` (box or align) needs is not installed."""
+def require(face: str, track: str) -> None:
+    """Raise FlickerError if what `face` (box or align) and `track` need is not installed."""
     missing = []
     if importlib.util.find_spec("dlib") is None:
         missing.append("dlib")
-    if face == "align" and predictor_path() is None:
+    if (face == "align" or track == "smooth") and predictor_path() is None:
         missing.append(f"face_recognition_models ({_PREDICTOR})")
     if missing:
         raise FlickerError(f"--face {face} needs {' and '.join(missing)}: pip install -e '.[face]', or --face none")

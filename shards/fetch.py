@@ -1,134 +1,126 @@
-"""Byte ranges to pixels: read, check and decode the frames of a batch. Runs in the reader or in its workers."""
+"""Byte ranges to pixels: read, check and decode the frames of a batch. Runs in the reader or in its workers.
+
+Imports no torch: a worker starts in a quarter of a second and takes 60 MB.
+"""
 
 from __future__ import annotations
 
-import os
-import time
-from collections import OrderedDict
-from dataclasses import dataclass
-from pathlib import Path
+import bisect
+import contextlib
+import itertools
+from collections.abc import Sequence
 
-import google_crc32c
 import numpy as np
 import simplejpeg
-import torch
+from crc32c import crc32c as checksum
 from numpy.typing import NDArray
 
-from shards.crop import resize
 from shards.errors import FlickerError
-from shards.frames import Image
+from shards.schema import shard_name
+from shards.store import OutageError, Store, StoreError
 
-OPEN_FILES = 128
-ATTEMPTS = 3
-
-
-class BadFrameError(Exception):
-    """A frame whose bytes fail their checksum or do not decode."""
+Bad = tuple[int, int, str]
+"""(row, which of the two frames, reason)"""
+NO_SLOT = -1
 
 
-@dataclass(frozen=True)
-class Ranges:
-    """Where the 2B frames of a batch lie: int64 arrays [B 2]."""
-
-    shard: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    length: NDArray[np.int64]
-    crc: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """Pixels of a batch, and the frames that could not be had: (row, which of the two, reason)."""
-
-    frames: torch.Tensor
-    """uint8 [B 2 H W 3]"""
-    bad: list[tuple[int, int, str]]
-    fault: str = ""
-    """a fault that ends reading (a file that cannot be read), one line"""
+class BadFrameError(FlickerError):
+    """A frame that cannot be read, whose checksum differs, or that does not decode."""
 
 
 class Fetcher:
-    """Reads frames by byte range. Each process opens its own files."""
+    """Frames of one or several shard sets, decoded into given memory.
 
-    def __init__(self, paths: list[Path], image_size: int):
-        self.paths, self.image_size = paths, image_size
-        self._files: OrderedDict[int, int] = OrderedDict()
+    Args:
+        stores: one per set.
+        counts: shards of each set; shard numbers run on from one set to the next.
+        size: side of the frames, px; stored frames of another size are resized.
+        held: frames that can be kept decoded (decode-once mode), 0: none.
+    """
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"paths": self.paths, "image_size": self.image_size, "_files": OrderedDict()}
+    def __init__(self, stores: Sequence[Store], counts: Sequence[int], size: int, held: int = 0):
+        self.stores, self.size = stores, size
+        self._first = [0, *itertools.accumulate(counts)][:-1]
+        self._held = np.empty((held, size, size, 3), np.uint8) if held else None
+        self._tags: list[tuple[int, int] | None] = [None] * held
 
-    def __getitem__(self, ranges: Ranges) -> Fetched:
-        """A batch; never raises FlickerError (a worker's traceback would hide it): see `Fetched.fault`."""
-        shape = (len(ranges.shard), 2, self.image_size, self.image_size, 3)
-        frames = torch.empty(shape, dtype=torch.uint8)
-        if torch.utils.data.get_worker_info() is not None:
-            frames.share_memory_()  # decoded where it will be sent from
-        pixels = frames.numpy()
-        bad = []
-        try:
-            for row in range(shape[0]):
-                for which in range(2):
-                    try:
-                        self.read(ranges, row, which, pixels[row, which])
-                    except BadFrameError as error:
-                        bad.append((row, which, str(error)))
-        except FlickerError as error:
-            return Fetched(frames[:0], [], str(error))
-        return Fetched(frames, bad)
+    def fill(self, where: NDArray[np.int64], slots: NDArray[np.int32] | None, target: NDArray[np.uint8]) -> list[Bad]:
+        """Decode pairs into `target`; what could not be had is returned and its pixels are undefined.
 
-    def read(self, ranges: Ranges, row: int, which: int, target: Image) -> None:
-        """One frame into `target` (uint8 [S S 3]). Raises BadFrameError, FlickerError."""
-        place = (row, which)
-        data = self._pread(int(ranges.shard[place]), int(ranges.length[place]), int(ranges.offset[place]))
-        if google_crc32c.value(data) != int(ranges.crc[place]):
-            raise BadFrameError("its checksum differs")
+        Raises OutageError where a server does not answer.
+
+        Args:
+            where: int64 [4 n 2], rows shard, offset, length, CRC32C.
+            slots: int32 [n 2], where a frame is kept decoded (NO_SLOT: not); None: nothing is kept.
+            target: uint8 [n 2 S S 3].
+        """
+        bad: list[Bad] = []
+        for row, pair in enumerate(where.transpose(1, 2, 0).tolist()):
+            for which, (shard, offset, length, crc) in enumerate(pair):
+                try:
+                    slot = NO_SLOT if slots is None else int(slots[row, which])
+                    if slot == NO_SLOT:
+                        self.read(shard, offset, length, crc, target[row, which])
+                    else:
+                        target[row, which] = self._once(slot, shard, offset, length, crc)
+                except BadFrameError as error:
+                    bad.append((row, which, str(error)))
+        return bad
+
+    def _once(self, slot: int, shard: int, offset: int, length: int, crc: int) -> NDArray[np.uint8]:
+        """The decoded frame in `slot`; decoded now if another one, or none, is there."""
+        assert self._held is not None
+        tag = (shard, offset)
+        if self._tags[slot] != tag:
+            self._tags[slot] = None
+            self.read(shard, offset, length, crc, self._held[slot])
+            self._tags[slot] = tag
+        return self._held[slot]  # type: ignore[no-any-return]
+
+    def read(self, shard: int, offset: int, length: int, crc: int, target: NDArray[np.uint8]) -> None:
+        """One frame into `target` (uint8 [S S 3]). Raises BadFrameError, OutageError."""
+        store, name = self._place(shard)
+        data = self._bytes(store, name, offset, length)
+        if checksum(data) != crc:
+            store.forget(name, offset, length)
+            data = self._bytes(store, name, offset, length) if store.remote else data
+            if checksum(data) != crc:
+                raise BadFrameError("its checksum differs")
         try:
             self._decode(data, target)
         except ValueError as error:
             raise BadFrameError(f"it does not decode: {error}") from None
 
-    def _decode(self, data: bytes, target: Image) -> None:
-        """JPEG to RGB; resized where the stored frame has another size."""
-        if simplejpeg.decode_jpeg_header(data)[:2] == target.shape[:2]:
-            simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=target)
-        else:
-            target[:] = resize(simplejpeg.decode_jpeg(data, colorspace="RGB"), self.image_size)
-
-    def _pread(self, shard: int, length: int, offset: int) -> bytes:
-        """`length` bytes at `offset` of a shard, in up to three attempts."""
-        reason = ""
-        for attempt in range(ATTEMPTS):
-            try:
-                data = os.pread(self._file(shard), length, offset)
-                if len(data) == length:
-                    return data
-                reason = f"{len(data)} of {length} bytes"
-            except OSError as error:
-                reason = str(error.strerror)
-                self._close(shard)
-            time.sleep(0.05 * 4**attempt)
-        raise FlickerError(
-            f"cannot read {self.paths[shard]} at byte {offset}: {reason}: "
-            "check the file with launch/shard.py --verify"
-        )
-
-    def _file(self, shard: int) -> int:
-        """An open file descriptor; the least recently used one is closed above 128."""
-        if shard not in self._files:
-            self._files[shard] = os.open(self.paths[shard], os.O_RDONLY | os.O_CLOEXEC)
-            if len(self._files) > OPEN_FILES:
-                self._close(next(iter(self._files)))
-        self._files.move_to_end(shard)
-        return self._files[shard]
-
-    def _close(self, shard: int) -> None:
-        if (descriptor := self._files.pop(shard, None)) is not None:
-            os.close(descriptor)
+    def hint(self, ranges: NDArray[np.int64]) -> None:
+        """Say what will be read soon: int64 [n 3], rows shard, offset, length."""
+        for shard, offset, length in ranges.tolist():
+            store, name = self._place(shard)
+            store.hint(name, offset, length)
 
     def close(self) -> None:
-        """Close all files."""
-        for shard in list(self._files):
-            self._close(shard)
+        """Close all files and connections."""
+        for store in self.stores:
+            store.close()
 
-    def __del__(self) -> None:
-        self.close()
+    def _place(self, shard: int) -> tuple[Store, str]:
+        """The store of a shard, and the shard's name there."""
+        number = bisect.bisect_right(self._first, shard) - 1
+        return self.stores[number], f"{shard_name(shard - self._first[number])}.tar"
+
+    @staticmethod
+    def _bytes(store: Store, name: str, offset: int, length: int) -> bytes | memoryview:
+        try:
+            return store.view(name, offset, length)
+        except OutageError:
+            raise
+        except StoreError as error:
+            raise BadFrameError(str(error)) from None
+
+    def _decode(self, data: bytes | memoryview, target: NDArray[np.uint8]) -> None:
+        """JPEG to RGB; resized where the stored frame has another size. Raises ValueError."""
+        with contextlib.suppress(ValueError):  # also raised where the frame is larger than the target
+            if simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=target).shape == target.shape:
+                return
+        from shards.crop import resize  # imports OpenCV, which a worker often does without
+
+        target[:] = resize(simplejpeg.decode_jpeg(data, colorspace="RGB"), self.size)

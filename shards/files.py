@@ -15,14 +15,14 @@ from shards.errors import FlickerError
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends without an error.
 
     The folder is made where it is missing. On an error the temporary file is removed and `path` keeps
-    what it had.
+    what it had. `folder`, on the same file system, takes the temporary file instead.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder or path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import simplejpeg
 
-from shards.frames import Frame, SourceError
+from shards.frames import Frame, Image, SourceError
 from shards.sources import image_names
 
+JPEG_START = b"\xff\xd8"
+LARGEST = 1 << 28  # bytes of an image file
 _DIGITS = re.compile(r"[0-9]+")
 
 
@@ -44,38 +46,91 @@ def number_files(names: Sequence[str]) -> tuple[list[tuple[int, str]], int]:
 
 
 class FolderFrames:
-    """The frames of one folder, in numeric order. Damaged files are left out and counted."""
+    """The frames of one folder, in numeric order. Damaged files are left out and counted.
+
+    Keeps some 200 bytes per file of the folder.
+    """
 
     decoder = ""
     fallback = ""
 
     def __init__(self, path: Path, fps: float | None):
         try:
-            self._files, without = number_files(image_names(path))
+            self.files, without = number_files(image_names(path))
         except OSError as error:
             raise SourceError(f"cannot be listed: {error.strerror}") from None
         self.path, self.fps = path, fps
         self.counts = Counter(files_without_number=without)
 
+    def time(self, number: int) -> float | None:
+        """Seconds from the first frame; None where the rate is unknown."""
+        return None if self.fps is None else round((number - self.files[0][0]) / self.fps, 6)
+
     def __iter__(self) -> Iterator[Frame]:
         self.counts["unreadable_frames"] = 0
-        first = self._files[0][0]
-        for number, name in self._files:
-            time = None if self.fps is None else round((number - first) / self.fps, 6)
-            try:
-                yield read_frame(self.path / name, number, time)
-            except (OSError, ValueError):
-                self.counts["unreadable_frames"] += 1
+        with open_folder(self.path) as reader:
+            for number, name in self.files:
+                try:
+                    yield read_frame(reader.read(name).tobytes(), name, number, self.time(number))
+                except (OSError, ValueError):
+                    self.counts["unreadable_frames"] += 1
 
 
-def read_frame(path: Path, number: int, time: float | None) -> Frame:
-    """One image file as a Frame; what it is, its first bytes tell. Raises OSError, ValueError if damaged."""
-    data = path.read_bytes()
-    if simplejpeg.is_jpeg(data):
-        frame = Frame(number, time, jpeg=data)
-        _ = frame.size, frame.thumbnail  # decodes the whole stream: a damaged file ends here
+def read_frame(data: bytes, name: str, number: int, time: float | None) -> Frame:
+    """An image file's bytes as a decoded Frame; what it is, its first bytes tell. Raises ValueError if damaged."""
+    if data.startswith(JPEG_START):
+        frame = Frame(number, time, jpeg=data, file=name)
+        _ = frame.image  # decodes the whole stream: a damaged file ends here
         return frame
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
-        raise ValueError(f"{path} is not an image")
+        raise ValueError(f"{name} is not an image")
     return Frame(number, time, pixels=np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8))
+
+
+def open_folder(path: Path) -> FileReader:
+    """A FileReader. Raises SourceError where the folder cannot be opened."""
+    try:
+        return FileReader(path)
+    except OSError as error:
+        raise SourceError(f"cannot be opened: {error.strerror}") from None
+
+
+class FileReader:
+    """Reads whole files of one folder into one buffer, by names alone. Use as a context manager."""
+
+    def __init__(self, folder: str | Path):
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._resize(1 << 18)
+
+    def _resize(self, size: int) -> None:
+        self._buffer = bytearray(size)
+        self._view = memoryview(self._buffer)
+        self._bytes = np.frombuffer(self._buffer, np.uint8)
+
+    def read(self, name: str) -> Image:
+        """A file's bytes, uint8 [n]; they stay until the next call. Raises OSError, ValueError if above LARGEST."""
+        descriptor = os.open(name, os.O_RDONLY, dir_fd=self._folder)
+        filled = 0
+        try:
+            while got := os.readv(descriptor, [self._view[filled:] if filled else self._view]):
+                filled += got
+                if filled == len(self._buffer):
+                    self._grow(name)
+        finally:
+            os.close(descriptor)
+        return self._bytes[:filled]
+
+    def _grow(self, name: str) -> None:
+        """Four times the buffer, its contents kept."""
+        if len(self._buffer) >= LARGEST:
+            raise ValueError(f"{name} has more than {LARGEST} bytes")
+        kept = bytes(self._buffer)
+        self._resize(4 * len(kept))
+        self._view[: len(kept)] = kept
+
+    def __enter__(self) -> FileReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._folder)

@@ -1,23 +1,27 @@
 """The order of pairs: counter-based hashes, so that any step can be computed without those before it.
 
-Every random choice is a hash of plain integers (seed, epoch, position, …); nothing here keeps state except a
-cache of shuffled windows.
+Every random choice is a hash of plain integers (seed, epoch, position, …). An epoch's anchors (frames with a partner)
+form one sequence: the shards permuted, the clips of each shard permuted. Windows of whole global batches are cut from
+it; each window is cut into up to 64 segments, each segment is shuffled, and every batch takes the same number of
+anchors from each segment. So a batch is mixed over the whole window, while a rank, whose rows are neighbouring
+segments, reads few clips.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import FlickerError
-from shards.index import FrameIndex
+from shards.errors import FlickerError, UsageError
+from shards.index import REACH
 
 U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
 # What a hash is for; a different last word gives an independent stream.
-SHARDS, ANCHORS, DELTA, SAMPLE, REPLACE, PACK = range(1, 7)
+SHARDS, ANCHORS, DELTA, SAMPLE, REPLACE, PACK, CLIPS = range(1, 8)
+SEGMENTS = 64  # at most, per window
 
 
 def splitmix64(x: U64) -> U64:
@@ -36,131 +40,106 @@ def mix(*words: int | np.ndarray) -> U64:
     return state
 
 
-def permutation(n: int, *words: int) -> NDArray[np.int64]:
+def permutation(n: int, *words: int) -> I64:
     """A permutation of range(n) that depends on `words` only."""
     return np.argsort(mix(*words, np.arange(n)), kind="stable")
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The pairs of some positions of an epoch; arrays [B]."""
-
-    first: NDArray[np.int64]
-    """frame ids of I_t (rows of the FrameIndex)"""
-    delta: NDArray[np.int32]
-    """frames from I_t to its partner, whose id is first + delta"""
-    seeds: NDArray[np.int64]
-    """one seed per pair, a hash of (seed, epoch, position)"""
-
-
 class Order:
-    """Global batches of pairs as a pure function of (index, seed, global_batch, delta, window; epoch, step).
+    """Which anchor each row of each global batch is, as a pure function of (seed, epoch, step).
 
-    Each epoch permutes the shards, cuts them into windows of `window_shards`, and shuffles the anchors (frames
-    with a partner at δ) of each window; batches are cut from that sequence and may cross windows; the last
-    incomplete batch is dropped. δ is drawn per (epoch, frame) from the part of [low, high] that the run allows.
+    Args:
+        anchors: int64 [S], anchors of each shard.
+        global_batch: pairs per step; the last incomplete batch of an epoch is left out.
+        window_frames: anchors that are shuffled together, rounded to whole batches.
+
+    Memory and time to set up grow with the number of shards only. Raises FlickerError below one batch of anchors.
     """
 
-    def __init__(
-        self,
-        index: FrameIndex,
-        *,
-        seed: int,
-        global_batch: int,
-        delta: tuple[float, float],
-        delta_unit: str,
-        window_shards: int,
-    ):
-        self.index, self.seed, self.global_batch, self.window_shards = index, seed, global_batch, window_shards
-        self._low, self._high = delta_bounds(index, delta, delta_unit)
-        every = np.arange(len(index))
-        frames = np.flatnonzero(index.remaining(every) >= self._low[index.run_of(every)])
-        shard = index.shard_of(frames)
-        self.anchors = frames[np.argsort(shard, kind="stable")].astype(np.uint32)  # [A], grouped by shard
-        counts = np.bincount(shard, minlength=index.shards)
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
-        self.coverage = len(frames) / max(len(index), 1)
-        self.steps_per_epoch = len(frames) // global_batch
-        self._windows: OrderedDict[tuple[int, int], NDArray[np.uint32]] = OrderedDict()
+    def __init__(self, anchors: I64, *, seed: int, global_batch: int, window_frames: int):
+        self.anchors, self.seed, self.global_batch = anchors.astype(np.int64), seed, global_batch
+        self.total = int(self.anchors.sum())
+        self.steps_per_epoch = self.total // global_batch
+        self.window_batches = max(1, round(window_frames / global_batch))
+        self.segments = math.gcd(global_batch, SEGMENTS)
+        self._epoch: tuple[int, I64, I64] | None = None
         if self.steps_per_epoch == 0:
             raise FlickerError(
-                f"{len(frames)} pairs with δ in {delta} {delta_unit} are fewer than one global batch of "
-                f"{global_batch}: add data, or lower the batch"
+                f"{self.total} pairs are fewer than one global batch of {global_batch}: add data, or lower the batch"
             )
 
-    def pairs(self, epoch: int, step: int, rows: slice = slice(None)) -> Pairs:
-        """Rows `rows` of global batch `step` of `epoch`."""
-        positions = np.arange(step * self.global_batch, (step + 1) * self.global_batch)[rows]
-        first = self._anchors_at(epoch, positions)
-        return Pairs(first, self._deltas(epoch, first), self._seeds(epoch, positions))
+    def window_of(self, step: int) -> int:
+        """The window that a step belongs to."""
+        return step // self.window_batches
 
-    def replacement(self, epoch: int, position: int, attempt: int) -> tuple[int, int]:
-        """(frame id, δ) that stands in where the pair at `position` is unreadable; drawn from all anchors."""
-        draw = mix(self.seed, epoch, position, attempt, REPLACE)[0] % np.uint64(len(self.anchors))
-        first = self.anchors[int(draw) : int(draw) + 1].astype(np.int64)
-        return int(first[0]), int(self._deltas(epoch, first)[0])
+    def window_steps(self, window: int) -> range:
+        """The steps of a window."""
+        first = window * self.window_batches
+        return range(first, min(first + self.window_batches, self.steps_per_epoch))
 
-    def _deltas(self, epoch: int, first: NDArray[np.int64]) -> NDArray[np.int32]:
-        """δ of each anchor, [B]."""
-        run = self.index.run_of(first)
-        low = self._low[run]
-        high = np.minimum(self._high[run], self.index.remaining(first))
-        draw = mix(self.seed, epoch, first, DELTA) % (high - low + 1).astype(np.uint64)
-        return (low + draw.astype(np.int64)).astype(np.int32)
+    @property
+    def windows(self) -> int:
+        """Windows of an epoch."""
+        return -(-self.steps_per_epoch // self.window_batches)
 
-    def _seeds(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Seeds of each position, [B], 0 to 2^63 - 1."""
+    def window(self, epoch: int, window: int, rows: slice) -> I64:
+        """Places in the epoch's sequence of the anchors of rows `rows` (start and stop set), [steps rows]."""
+        steps = self.window_steps(window)
+        per = self.global_batch // self.segments  # rows of a batch that one segment gives
+        length = len(steps) * per
+        row = np.arange(rows.start, rows.stop)
+        low, high = rows.start // per, (max(rows.stop, 1) - 1) // per + 1
+        base = steps.start * self.global_batch
+        places = base + np.arange(low * length, high * length)
+        keys = mix(self.seed, epoch, places, ANCHORS).reshape(high - low, length)
+        shuffled = np.take_along_axis(places.reshape(keys.shape), np.argsort(keys, 1, kind="stable"), 1)
+        nth = np.arange(len(steps))[:, None] * per + row % per  # [steps rows]
+        return shuffled[row // per - low, nth]
+
+    def shards_at(self, epoch: int, places: I64) -> tuple[I64, I64]:
+        """(shard, number of the anchor within its shard's sequence) at places of an epoch, same shape."""
+        held = self._epoch
+        if held is None or held[0] != epoch:
+            shards = permutation(len(self.anchors), self.seed, epoch, SHARDS)
+            self._epoch = held = epoch, shards, np.cumsum(self.anchors[shards])
+        _, shards, ends = held
+        nth = np.searchsorted(ends, places, side="right")
+        return shards[nth], places - (ends[nth] - self.anchors[shards[nth]])
+
+    def replacement(self, epoch: int, position: int, attempt: int) -> int:
+        """The place that stands in where the pair at `position` is unreadable: drawn from its window."""
+        steps = self.window_steps(self.window_of(position // self.global_batch))
+        draw = int(mix(self.seed, epoch, position, attempt, REPLACE)[0] % np.uint64(len(steps) * self.global_batch))
+        return steps.start * self.global_batch + draw
+
+    def seeds(self, epoch: int, positions: I64) -> I64:
+        """Seeds of the pairs at positions (step · global batch + row), 0 to 2^63 - 1."""
         return (mix(self.seed, epoch, positions, SAMPLE) >> np.uint64(1)).astype(np.int64)
 
-    def _anchors_at(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Frame ids at ascending positions of the epoch's sequence."""
-        shards = permutation(self.index.shards, self.seed, epoch, SHARDS)
-        sizes = (self._starts[shards + 1] - self._starts[shards]).astype(np.int64)
-        ends = np.cumsum(sizes)[self.window_shards - 1 :: self.window_shards]
-        if len(ends) * self.window_shards < len(shards):
-            ends = np.append(ends, sizes.sum())
-        first = np.empty(len(positions), np.int64)
-        window_of = np.searchsorted(ends, positions, side="right")
-        for window in np.unique(window_of):
-            here = window_of == window
-            start = ends[window - 1] if window else 0
-            first[here] = self._window(epoch, int(window), shards)[positions[here] - start]
-        return first
 
-    def _window(self, epoch: int, window: int, shards: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """The shuffled anchors of one window of shards; the last three windows stay in memory."""
-        if (epoch, window) not in self._windows:
-            members = shards[window * self.window_shards : (window + 1) * self.window_shards]
-            frames = np.concatenate([self.anchors[self._starts[s] : self._starts[s + 1]] for s in members])
-            keys = mix(self.seed, epoch, frames, ANCHORS)
-            self._windows[epoch, window] = frames[np.argsort(keys, kind="stable")]
-            while len(self._windows) > 3:
-                self._windows.popitem(last=False)
-        return self._windows[epoch, window]
+def delta_bounds(rates: NDArray[np.float64], delta: tuple[float, float], unit: str) -> tuple[I64, I64]:
+    """The lowest and highest δ in frames at each frame rate (1/s, NaN where unknown), two int64 of that shape.
 
-
-def delta_bounds(
-    index: FrameIndex, delta: tuple[float, float], unit: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The lowest and highest δ of each run in frames, two int64 [R].
-
-    In `ms` the bounds are rounded inwards to whole frames at the run's own rate; where no whole frame lies
-    between them, the nearest one is taken, at least 1. Raises FlickerError on bad bounds or unknown rates.
+    In `ms` the bounds are rounded inwards to whole frames; where no whole frame lies between them, the nearest
+    one is taken, at least 1. Raises UsageError: bad bounds, above the index's reach; FlickerError: unknown rates.
     """
     low, high = delta
     if unit not in ("frames", "ms") or not 0 < low <= high or (unit == "frames" and low < 1):
-        raise FlickerError(f"delta {low} to {high} {unit} is not a range: give 1 <= low <= high in frames, or ms")
+        raise UsageError(f"delta {low} to {high} {unit} is not a range: give 1 <= low <= high in frames, or ms")
     if unit == "frames":
         if low != int(low) or high != int(high):
-            raise FlickerError(f"delta {low} to {high} frames must be whole frames")
-        return (np.full(index.runs, int(value), np.int64) for value in delta)  # type: ignore[return-value]
-    if unknown := int(np.count_nonzero(~(index.fps > 0))):
+            raise UsageError(f"delta {low} to {high} frames must be whole frames")
+        lows, highs = (np.full(rates.shape, int(value), np.int64) for value in delta)
+    elif unknown := int(np.count_nonzero(~(rates > 0))):
         raise FlickerError(
-            f"delta in ms needs frame rates, and {unknown} of {index.runs} runs have none: "
+            f"delta in ms needs frame rates, and {unknown} of {rates.size} groups of frames have none: "
             "write the shards with --folder_fps, or give delta in frames"
         )
-    lows = np.maximum(np.ceil(low * index.fps / 1000 - 1e-6), 1).astype(np.int64)
-    highs = np.floor(high * index.fps / 1000 + 1e-6).astype(np.int64)
-    nearest = np.maximum(np.rint((low + high) / 2 * index.fps / 1000), 1).astype(np.int64)
-    empty = highs < lows
-    return np.where(empty, nearest, lows), np.where(empty, nearest, highs)
+    else:
+        lows = np.maximum(np.ceil(low * rates / 1000 - 1e-6), 1).astype(np.int64)
+        highs = np.floor(high * rates / 1000 + 1e-6).astype(np.int64)
+        nearest = np.maximum(np.rint((low + high) / 2 * rates / 1000), 1).astype(np.int64)
+        lows, highs = np.where(highs < lows, nearest, lows), np.where(highs < lows, nearest, highs)
+    if highs.size and highs.max() > REACH:
+        raise UsageError(f"delta {low:g} to {high:g} {unit} reaches {highs.max()} frames ahead; give {REACH} at most")
+    return lows, highs

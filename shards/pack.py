@@ -1,145 +1,199 @@
-"""Staged clips to shards: the plan (which clip goes where) and the tar and index files."""
+"""Staged clips to shards: the tar and index files."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import BinaryIO
 
-import google_crc32c
+import numpy as np
+from crc32c import crc32c as checksum
+from numpy.typing import NDArray
 
-from shards.files import sha256
-from shards.index import ClipEntry, ShardIndex, encode_index, read_index
-from shards.order import PACK, permutation
-from shards.schema import Options, ShardInfo, frame_member, shard_name
-from shards.staging import BLOCK, Clip, StagedClip, clips_path, read_clip
+from shards import pool, tails
+from shards.dealing import PackTask
+from shards.errors import FlickerError
+from shards.files import atomic_path
+from shards.folders import FileReader
+from shards.index import BLOCK, REACH, After, ClipEntry, encode_index, read_index
+from shards.schema import ShardInfo, frame_member, shard_name
+from shards.staging import Head, read_counts, read_head, staged_path
+from shards.tarfiles import header
 
-END_OF_ARCHIVE = 2 * BLOCK
-
-
-@dataclass(frozen=True)
-class PlannedClip:
-    """One clip on its way from a staging file to a shard."""
-
-    path: Path
-    clip: StagedClip
-    next: str | None = None
-    next_shard: str | None = None
+Bytes = NDArray[np.uint8]
+SEND = 8 * 2**20  # bytes that are handed to the disk at a time
 
 
 @dataclass(frozen=True)
-class PackTask:
-    """Everything a worker needs for one shard."""
+class Packed:
+    """A finished shard."""
 
     number: int
-    clips: list[PlannedClip]
-    directory: Path
-    staging: Path
+    info: ShardInfo
+    tails: tails.Tails
 
 
-def plan_shards(
-    staged: list[tuple[int, list[StagedClip]]], options: Options, directory: Path, staging: Path
-) -> list[PackTask]:
-    """Deal all clips, shuffled by the seed, over shards of at most `shard_bytes`, and link successors.
+def pack_shard(task: PackTask) -> Packed:
+    """Write one shard and its index, atomically; a finished one is only looked at.
 
-    `staged` holds (source number, its clips in order). The same clips and options give the same plan.
+    Raises FlickerError where a frame's file is no longer what was staged, OSError where nothing can be written.
     """
-    clips = [PlannedClip(clips_path(staging, number), clip) for number, of in staged for clip in of]
-    order = permutation(len(clips), options.seed, PACK)
-    shard_of: dict[str, int] = {}
-    dealt: list[list[int]] = []
-    room = 0
-    for position in order.tolist():
-        clip = clips[position].clip
-        if not dealt or clip.tar_bytes > room:
-            dealt.append([])
-            room = options.shard_bytes - END_OF_ARCHIVE
-        dealt[-1].append(position)
-        room -= clip.tar_bytes
-        shard_of[clip.key] = len(dealt) - 1
-    linked = [_link(clips, position, shard_of) for position in range(len(clips))]
-    return [
-        PackTask(number, [linked[position] for position in members], directory, staging)
-        for number, members in enumerate(dealt)
-    ]
-
-
-def _link(clips: list[PlannedClip], position: int, shard_of: dict[str, int]) -> PlannedClip:
-    """The clip with its successor: the next one of the same source and run."""
-    here = clips[position]
-    if position + 1 == len(clips):
-        return here
-    after = clips[position + 1]
-    if after.path != here.path or after.clip.run != here.clip.run:
-        return here
-    return PlannedClip(here.path, here.clip, after.clip.key, shard_name(shard_of[after.clip.key]))
-
-
-def pack_shard(task: PackTask) -> ShardInfo:
-    """Write one shard and its index, atomically; a finished one is only looked at. Raises OSError."""
     name = shard_name(task.number)
     tar, index = task.directory / f"{name}.tar", task.directory / f"{name}.idx"
-    if not index.exists():
+    frames = int(task.frames[_own(task)].sum())
+    if not _is_finished(tar, index, task.size):
         _write_shard(task, name, tar, index)
-    written = read_index(index)
-    frames = sum(len(clip.numbers) for clip in written.clips)
-    return ShardInfo(tar.name, index.name, written.bytes, written.sha256, sha256(index), len(written.clips), frames)
+    else:
+        pool.tick(frames)
+    data = index.read_bytes()
+    written = read_index(data, index.name)
+    digest = hashlib.sha256(data).hexdigest()
+    info = ShardInfo(tar.name, index.name, written.bytes, written.sha256, digest, len(written), frames)
+    return Packed(task.number, info, tails.count(task.number, written))
+
+
+def _is_finished(tar: Path, index: Path, size: int) -> bool:
+    """Whether both files are there: the index comes last and says that the tar is whole."""
+    return index.exists() and tar.exists() and tar.stat().st_size == size
+
+
+def _own(task: PackTask) -> NDArray[np.int64]:
+    """The rows of the shard's own clips."""
+    return np.asarray(np.cumsum(task.rows_of) - task.rows_of, np.int64)
 
 
 def _write_shard(task: PackTask, name: str, tar: Path, index: Path) -> None:
     """The tar first, then its index, whose presence says that both are complete."""
-    temporary = task.staging / tar.name
-    entries = _write_tar(temporary, task.clips)
-    record = ShardIndex(name, temporary.stat().st_size, sha256(temporary), entries)
-    temporary.replace(tar)
-    temporary = task.staging / index.name
-    temporary.write_bytes(encode_index(record))
-    temporary.replace(index)
+    with atomic_path(tar, task.staging) as temporary, temporary.open("wb") as file:
+        writer = ShardWriter(task, file)
+        entries = [writer.add(row) for row in range(len(task.rows_of))]
+        writer.end()
+    with atomic_path(index, task.staging) as temporary:
+        temporary.write_bytes(encode_index(name, task.size, writer.digest.hexdigest(), entries))
 
 
-def _write_tar(path: Path, clips: list[PlannedClip]) -> list[ClipEntry]:
-    """Write the samples with webdataset's TarWriter, every byte fixed by the content; returns where they lie."""
-    import webdataset  # imports torch: seconds and 600 MB that only this step should cost
+class ShardWriter:
+    """Writes the clips of one shard, a clip at a time, and hashes them on the way."""
 
-    entries = []
-    with path.open("wb") as file:
-        writer = webdataset.TarWriter(file, encoder=False, compress=False, mtime=0, user="", group="", mode=0o644)
-        for planned in clips:
-            clip = read_clip(planned.path, planned.clip.offset)
-            start = writer.tarstream.offset
-            writer.write(_sample(clip))
-            entries.append(_entry(clip, planned, start))
-            assert writer.tarstream.offset == start + planned.clip.tar_bytes
-        writer.close()
-    return entries
+    def __init__(self, task: PackTask, file: BinaryIO):
+        self.digest = hashlib.sha256()
+        self._task, self._file = task, file
+        self._rows = _own(task)
+        self._written = self._sent = 0
+        self._buffer = np.empty(1 << 20, np.uint8)
+
+    def add(self, clip: int) -> ClipEntry:
+        """Write clip `clip` of the task; returns its index entry."""
+        task, row = self._task, int(self._rows[clip])
+        path = staged_path(task.staging, int(task.source[row]))
+        with path.open("rb", buffering=0) as staged:
+            head = read_head(staged.fileno(), int(task.offset[row]))
+            meta = json.loads(head.meta)
+            size = self._fill(meta["key"], head, staged.fileno(), task.folders.get(int(task.source[row])))
+            after = list(self._after(clip, staged.fileno()))
+        assert self._written == task.start[row]
+        self._put(self._buffer[:size])
+        pool.tick(len(head.lengths))
+        following = meta["first"] + len(head.lengths)
+        return ClipEntry(
+            key=meta["key"],
+            source=meta["source"],
+            fps=meta["fps"],
+            first=meta["first"],
+            start=int(task.start[row]),
+            lengths=head.lengths.tolist(),
+            crc32c=head.crc32c.tolist(),
+            meta_length=len(head.meta),
+            meta_crc=checksum(head.meta),
+            next=f"{meta['key'].rpartition('_')[0]}_{following:07d}" if task.continued[row] else None,
+            after=after,
+        )
+
+    def end(self) -> None:
+        """The zeros that end a tar."""
+        self._put(np.zeros(self._task.size - self._written, np.uint8))
+
+    def _put(self, data: Bytes) -> None:
+        self.digest.update(data.data)
+        self._file.write(data.data)
+        self._written += len(data)
+        if self._written - self._sent >= SEND:
+            self._send()
+
+    def _send(self) -> None:
+        """Start writing to the disk, and give up the memory of what is there: it is not read again, sources are."""
+        self._file.flush()
+        os.posix_fadvise(self._file.fileno(), self._sent, self._written - self._sent, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(self._file.fileno(), 0, max(1, self._sent - 4 * SEND), os.POSIX_FADV_DONTNEED)
+        self._sent = self._written
+
+    def _after(self, clip: int, staged: int) -> Iterator[After]:
+        """The frames that follow the clip, piece by piece, up to REACH of them."""
+        task, left = self._task, REACH
+        for row in range(self._rows[clip] + 1, self._rows[clip] + task.rows_of[clip]):
+            lengths, crc32c = read_counts(staged, int(task.offset[row]))
+            yield After(int(task.shard[row]), int(task.start[row]), lengths[:left].tolist(), crc32c[:left].tolist())
+            left -= len(lengths)
+
+    def _fill(self, key: str, head: Head, staged: int, folder: Path | None) -> int:
+        """Put the clip's members into the buffer; returns how many bytes they take."""
+        sizes = [*head.lengths.tolist(), len(head.meta)]
+        places = np.cumsum([0, *(BLOCK + _padded(size) for size in sizes)]).tolist()
+        if places[-1] > len(self._buffer):
+            self._buffer = np.empty(places[-1], np.uint8)
+        names = [*(frame_member(key, position) for position in range(len(head.lengths))), f"{key}.json"]
+        for name, place, size in zip(names, places, sizes, strict=False):
+            self._buffer[place : place + BLOCK] = np.frombuffer(header(name.encode(), size), np.uint8)
+            self._buffer[place + BLOCK + size : place + BLOCK + _padded(size)] = 0
+        bodies = zip(places, sizes, strict=False)
+        slots = [self._buffer[place + BLOCK : place + BLOCK + size] for place, size in bodies]
+        slots.pop()[:] = np.frombuffer(head.meta, np.uint8)
+        own = [slot for slot, file in zip_longest(slots, head.files) if not file]
+        if own:
+            self._read_staged(staged, head, own)
+        if len(own) < len(slots):
+            self._read_files(folder, head, slots)
+        return int(places[-1])
+
+    def _read_staged(self, staged: int, head: Head, slots: list[Bytes]) -> None:
+        """The frames that lie in the record. Raises FlickerError if they are damaged."""
+        offset = head.data
+        for slot in slots:
+            offset += os.preadv(staged, [slot.data], offset)
+        crcs = [crc for crc, file in zip_longest(head.crc32c.tolist(), head.files) if not file]
+        if [checksum(slot.data) for slot in slots] != crcs:
+            staging = self._task.staging
+            raise FlickerError(f"the intermediate files in {staging} are damaged: delete it and run again")
+
+    def _read_files(self, folder: Path | None, head: Head, slots: list[Bytes]) -> None:
+        """The frames that are taken over unchanged, from their own files. Raises FlickerError if they changed."""
+        assert folder is not None
+        name = ""
+        try:
+            with FileReader(folder) as reader:
+                for file, slot, crc in zip(head.files, slots, head.crc32c.tolist(), strict=True):
+                    if not file:
+                        continue
+                    name = os.fsdecode(file)
+                    data = reader.read(name)
+                    if len(data) != len(slot) or checksum(data.data) != crc:
+                        raise self._changed(folder / name, "has changed since this run first read it")
+                    slot[:] = data
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise self._changed(folder / name if name else folder, f"cannot be read any more ({reason})") from None
+
+    def _changed(self, path: Path, what: str) -> FlickerError:
+        """A source that is not what it was."""
+        out = self._task.directory
+        return FlickerError(f"{path} {what}: restore it and run again, or delete {out} and write it anew")
 
 
-def _sample(clip: Clip) -> dict[str, object]:
-    """A webdataset sample: `000.jpg`, `001.jpg`, …, `json`."""
-    names = [frame_member("", position)[1:] for position in range(len(clip.frames))]
-    return {"__key__": clip.key, "json": clip.meta_bytes, **dict(zip(names, clip.frames, strict=True))}
-
-
-def _entry(clip: Clip, planned: PlannedClip, start: int) -> ClipEntry:
-    """The index entry of a sample whose first tar header is at `start`; frames come first, then KEY.json."""
-    lengths = [len(frame) for frame in clip.frames]
-    *offsets, meta_offset = _data_offsets(start, [*lengths, len(clip.meta_bytes)])
-    return ClipEntry(
-        key=clip.key,
-        source=clip.meta["source"],
-        fps=clip.meta["fps"],
-        numbers=clip.meta["numbers"],
-        offsets=offsets,
-        lengths=lengths,
-        crc32c=clip.crc32c,
-        meta=[meta_offset, len(clip.meta_bytes), google_crc32c.value(clip.meta_bytes)],
-        next=planned.next,
-        next_shard=planned.next_shard,
-    )
-
-
-def _data_offsets(start: int, sizes: list[int]) -> Iterator[int]:
-    """Where the data of successive members begin."""
-    for size in sizes:
-        yield start + BLOCK
-        start += BLOCK + -(-size // BLOCK) * BLOCK
+def _padded(size: int) -> int:
+    """Bytes that `size` bytes of data take in a tar."""
+    return -(-size // BLOCK) * BLOCK

@@ -1,26 +1,32 @@
-"""PairReader: batches of frame pairs from a shard folder, in an order that nothing but its settings decides."""
+"""PairReader: batches of frame pairs from shards, in an order that nothing but its settings decides."""
 
 from __future__ import annotations
 
 import logging
 import math
 import weakref
-from collections.abc import Generator, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from numpy.typing import NDArray
 
 from shards.errors import FlickerError, UsageError
-from shards.fetch import BadFrameError, Fetched, Fetcher, Ranges
-from shards.index import load_frames
-from shards.order import Order, Pairs
-from shards.schema import Manifest
+from shards.fetch import Bad, BadFrameError
+from shards.manifest import Manifest
+from shards.mixture import Mixture, StepPlan
+from shards.ring import Ring
+from shards.worker import make_fetcher
+from shards.workers import WorkerGroup
 
 log = logging.getLogger(__name__)
 REPLACEMENTS = 16  # pairs tried in place of an unreadable one
+AHEAD = 3  # batches that workers fill before they are asked for
+HELD = 3  # batches that a caller may hold on to at once; beyond, they are copied
 
 
 @dataclass
@@ -28,13 +34,17 @@ class PairBatch:
     """One rank's share of a global batch."""
 
     frames: torch.Tensor
-    """uint8 [B 2 H W 3], RGB: I_t and I_{t+δ}"""
+    """uint8 [B 2 H W 3], RGB: I_t and I_{t+δ}; a view of reused memory, valid for as long as it is held"""
     seeds: torch.Tensor
     """int64 [B], a hash of (seed, epoch, global position): seeds everything random about the sample"""
     delta: torch.Tensor
     """int32 [B], frames from I_t to its partner"""
-    keys: list[str]
-    """`KEY/number` of each I_t"""
+    _keys: Callable[[], list[str]]
+
+    @property
+    def keys(self) -> list[str]:
+        """`KEY/number` of each I_t."""
+        return self._keys()
 
 
 class PairReader:
@@ -44,17 +54,27 @@ class PairReader:
     [r·B, (r+1)·B) of the global batch, B = global_batch / world. Every frame with a partner at δ (drawn from
     `delta`, in `delta_unit` "frames" or "ms") serves as I_t at most once per epoch.
 
-    `workers` processes decode (0: this one); they start from a fork server, so a script that uses them must keep
-    its top level behind `if __name__ == "__main__":`. `image_size` px (default: as stored); `window_shards`: how
-    many shards are shuffled together; `max_bad`: distinct unreadable frames per stored frame above which reading
-    fails. An unreadable frame's pair is replaced by another that the index and position choose.
+    Args:
+        manifest: a shard set, or several with their weights (shares of every global batch).
+        workers: processes that decode (0: this one).
+        image_size: side of the frames, px (default: as stored).
+        window_frames: frames I_t that are shuffled together, over all ranks (default 131072; with `pool` 8192).
+        pool: decode each frame once per window, as I_t and as partner; keeps up to window_frames / world decoded
+            frames in memory (150 KB each at 224 px).
+        max_bad: distinct unreadable frames per stored frame above which reading fails. An unreadable frame's pair
+            is replaced by another that the index and the position choose.
+        allow_missing: leave out shards that are missing; this changes the order (and `digest`).
+        pin: page-lock the batches' memory, for copies to a GPU.
+        cache_dir, cache_gb: where and how much of remote shards is kept on disk.
+        timeout: seconds after which a worker that does not answer is replaced (a server is asked for longer than
+            two minutes before it counts as down, which ends reading).
 
-    Raises FlickerError: missing or shortened shards, too few pairs, batch not divisible by world.
+    Raises FlickerError: missing or shortened shards, too few pairs; UsageError: batch not divisible by world, δ, ….
     """
 
     def __init__(
         self,
-        manifest: Manifest,
+        manifest: Manifest | Sequence[tuple[Manifest, float]],
         *,
         seed: int,
         global_batch: int,
@@ -64,61 +84,88 @@ class PairReader:
         delta_unit: str = "frames",
         workers: int = 0,
         image_size: int | None = None,
-        window_shards: int = 8,
+        window_frames: int | None = None,
+        pool: bool = False,
         max_bad: float = 0.001,
+        allow_missing: bool = False,
+        pin: bool = False,
+        cache_dir: str | Path | None = None,
+        cache_gb: float = 8.0,
+        timeout: float = 180.0,
     ):
         if world < 1 or not 0 <= rank < world:
             raise UsageError(f"rank {rank} of world {world}: rank must be 0 to world - 1")
         if global_batch < 1 or global_batch % world:
             raise UsageError(f"global batch {global_batch} does not divide by {world} ranks")
-        if window_shards < 1 or workers < 0:
-            raise UsageError(f"window_shards {window_shards} must be 1 or more, workers {workers} 0 or more")
-        self.manifest, self.seed, self.global_batch = manifest, seed, global_batch
-        self.rank, self.world, self.workers = rank, world, workers
+        if workers < 0 or timeout <= 0 or (window_frames is not None and window_frames < 1):
+            raise UsageError(f"workers {workers}, timeout {timeout} s or window_frames {window_frames} is too small")
+        self.seed, self.global_batch, self.rank, self.world = seed, global_batch, rank, world
         self.epoch = 0
         self.step = 0
         self.bad_frames: dict[str, str] = {}
-        self.index = load_frames(manifest)
-        self.order = Order(
-            self.index,
+        self.counts: Counter[str] = Counter()
+        """unreadable_frames, replaced_pairs, missing_partners, worker_restarts, slow_waits so far"""
+        share = global_batch // world
+        self._sets = Mixture(
+            [(manifest, 1.0)] if isinstance(manifest, Manifest) else list(manifest),
             seed=seed,
             global_batch=global_batch,
+            rows=slice(rank * share, (rank + 1) * share),
+            processes=workers,
             delta=(delta[0], delta[1]),
             delta_unit=delta_unit,
-            window_shards=window_shards,
+            window_frames=window_frames or (8192 if pool else 131072),
+            pool=pool,
+            allow_missing=allow_missing,
+            cache={"cache_dir": None if cache_dir is None else str(cache_dir), "cache_bytes": int(cache_gb * 2**30)},
         )
         self._delta = f"{delta[0]:g}-{delta[1]:g} {delta_unit}"
-        self._max_bad = math.ceil(max_bad * len(self.index))
-        paths = [manifest.directory / name for name in self.index.shard_names]
-        self._fetcher = Fetcher(paths, image_size or int(manifest.options["size"]))
-        self._loader: DataLoader[Fetched] | None = None
+        self._max_bad = math.ceil(max_bad * self._sets.frames)
+        self._setup = self._sets.setup(image_size or self._sets.size)
+        self._fetcher = make_fetcher(self._setup | {"held": 0 if workers else self._setup["held"]})
+        self._size, self._pin, self._timeout = int(self._setup["size"]), pin, timeout
+        self._ring: Ring | None = None
+        self._workers: WorkerGroup | None = None
+
+    @property
+    def digest(self) -> str:
+        """Names the data: the manifest's digest, or one over all sets, weights and missing shards."""
+        return self._sets.digest
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole global batches per epoch."""
-        return self.order.steps_per_epoch
+        return self._sets.steps_per_epoch
 
     @property
     def coverage(self) -> float:
         """Share of the stored frames that have a partner, so can serve as I_t."""
-        return self.order.coverage
+        return self._sets.coverage
+
+    @property
+    def processes(self) -> list[int]:
+        """Process ids of the workers, while they run."""
+        return self._workers.processes if self._workers else []
 
     def __iter__(self) -> Iterator[PairBatch]:
-        batches = self._fetch_all()
+        self._open()
         try:
-            for step, fetched in enumerate(batches, start=self.step):
-                batch = self._batch(self._pairs(step), fetched, step)
-                self.step = step + 1
+            batches = self._from_workers() if self._workers else self._in_process()
+            for plan, frames, bad in batches:
+                batch = self._batch(plan, frames, bad)
+                self.step = plan.step + 1
                 yield batch
+                del batch, frames  # so that the slot is handed back as soon as the caller lets go
         except FlickerError:
-            batches.close()
             self.close()
             raise
         self.epoch, self.step = self.epoch + 1, 0
 
     def close(self) -> None:
         """End the workers and close the files; iterating again starts them anew."""
-        self._loader = None
+        if self._workers:
+            self._workers.close()
+        self._workers = self._ring = None
         self._fetcher.close()
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,7 +178,7 @@ class PairReader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state. Raises FlickerError if it belongs to another manifest, seed, batch, δ or window."""
+        """Continue from a state. Raises FlickerError if it belongs to other data, seed, batch, δ or window."""
         for name, now in self._settings().items():
             if state.get(name) != now:
                 raise FlickerError(
@@ -143,138 +190,124 @@ class PairReader:
     def _settings(self) -> dict[str, Any]:
         """What the sequence of pairs depends on."""
         return {
-            "manifest": self.manifest.digest,
+            "manifest": self.digest,
             "seed": self.seed,
             "global_batch": self.global_batch,
             "delta": self._delta,
-            "window_shards": self.order.window_shards,
+            "window_frames": self._sets.window_frames,
         }
 
-    def _pairs(self, step: int) -> Pairs:
-        """This rank's rows of a global batch of the current epoch."""
-        share = self.global_batch // self.world
-        return self.order.pairs(self.epoch, step, slice(self.rank * share, (self.rank + 1) * share))
+    def _open(self) -> None:
+        """The ring and the workers, where they are not there yet."""
+        if self._ring is None:
+            workers = len(self._sets.parts) if self._sets.processes else 0
+            self._ring = Ring((AHEAD if workers else 1) + HELD, self.global_batch // self.world, self._size)
+            if self._pin:
+                _page_lock(self._ring.slots)
+            if workers:
+                self._workers = WorkerGroup(self._sets.parts, self._ring, self._setup, self._timeout, self.counts)
 
-    def _ranges(self, first: np.ndarray, delta: np.ndarray) -> Ranges:
-        """Byte ranges of both frames of pairs, arrays [B 2]."""
-        frames = np.stack([first, first + delta], axis=1)  # [B 2]
-        index = self.index
-        parts = (index.shard_of(frames), index.offset[frames], index.length[frames], index.crc[frames])
-        return Ranges(*(part.astype(np.int64) for part in parts))
+    def _in_process(self) -> Iterator[tuple[StepPlan, torch.Tensor, list[Bad]]]:
+        """Batches decoded by this process."""
+        assert self._ring is not None
+        for step in range(self.step, self.steps_per_epoch):
+            plan = self._plan(step)
+            for ahead in self._sets.hints(self.epoch, step, step == self.step):
+                self._fetcher.hint(ahead)
+            slot = self._ring.take()
+            bad = self._fetcher.fill(plan.where, plan.slots, self._ring.slots[slot])
+            yield plan, self._lend(slot), bad
 
-    def _fetch_all(self) -> Generator[Fetched, None, None]:
-        """Fetched batches from the current step to the end of the epoch."""
-        steps = _Steps(self)
-        if self.workers == 0:
-            yield from map(self._fetcher.__getitem__, steps)
-            return
-        if self._loader is None:
-            self._loader = DataLoader(
-                self._fetcher,  # type: ignore[arg-type]
-                sampler=steps,  # type: ignore[arg-type]
-                batch_size=None,
-                num_workers=self.workers,
-                collate_fn=_as_is,
-                persistent_workers=True,
-                multiprocessing_context=_server(),
-                worker_init_fn=_one_thread,
-            )
-        yield from self._from_workers(iter(self._loader))
+    def _from_workers(self) -> Iterator[tuple[StepPlan, torch.Tensor, list[Bad]]]:
+        """Batches decoded by the workers, AHEAD of them on their way."""
+        assert self._ring is not None and self._workers is not None
+        waiting: deque[tuple[StepPlan, int]] = deque()
+        group, ring, first, ahead = self._workers, self._ring, self.step, self.step
+        try:
+            while waiting or ahead < self.steps_per_epoch:
+                while len(waiting) < AHEAD and ahead < self.steps_per_epoch and ring.free:
+                    plan, slot = self._plan(ahead), ring.take()
+                    hints = self._sets.hints(self.epoch, ahead, ahead == first)
+                    group.submit(ahead, slot, plan.where, plan.slots, hints)
+                    waiting.append((plan, slot))
+                    ahead += 1
+                plan, slot = waiting[0]
+                bad = group.collect(plan.step)
+                waiting.popleft()
+                yield plan, self._lend(slot), bad
+        except GeneratorExit:  # the caller stopped early, or the reader was closed
+            for plan, slot in waiting if self._workers is group else ():
+                group.collect(plan.step)
+                ring.give(slot)
+            raise
 
-    def _from_workers(self, batches: Iterator[Fetched]) -> Iterator[Fetched]:
-        """The workers' batches; a worker's death in one line."""
-        while True:
-            try:
-                fetched = next(batches)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError) as error:
-                self._loader = None
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise FlickerError(
-                    f"a reader process died: {reason}; free memory or use fewer workers (a script of your own "
-                    "must start under `if __name__ == '__main__':`)"
-                ) from None
-            yield fetched
+    def _lend(self, slot: int) -> torch.Tensor:
+        """The slot as a tensor: a view of it, or a copy where the caller holds on to HELD batches already."""
+        assert self._ring is not None
+        frames = torch.from_numpy(self._ring.lease(slot))
+        filling = self._workers.outstanding if self._workers else 0
+        leased = len(self._ring.slots) - self._ring.free - filling
+        return frames if leased <= HELD else frames.clone()
 
-    def _batch(self, pairs: Pairs, fetched: Fetched, step: int) -> PairBatch:
+    def _plan(self, step: int) -> StepPlan:
+        """The pairs of this rank in a step; partners in missing shards are replaced here."""
+        plan = self._sets.plan(self.epoch, step)
+        for row in plan.missing:
+            self.counts["missing_partners"] += 1
+            self._substitute(plan, row, None)
+        return plan
+
+    def _batch(self, plan: StepPlan, frames: torch.Tensor, bad: list[Bad]) -> PairBatch:
         """Names and seeds beside the pixels; unreadable pairs replaced."""
-        if fetched.fault:
-            raise FlickerError(fetched.fault)
-        first, delta = pairs.first.copy(), pairs.delta.copy()
-        for row in sorted({row for row, _, _ in fetched.bad}):
-            for _, which, reason in (item for item in fetched.bad if item[0] == row):
-                self._note_bad(int(first[row] + which * delta[row]), reason)
-            position = step * self.global_batch + self.rank * len(first) + row
-            first[row], delta[row] = self._replace(position, fetched.frames[row])
+        for row, which, reason in sorted(bad):
+            self._note_bad(plan, row, which, reason)
+        for row in sorted({row for row, _, _ in bad}):
+            self.counts["replaced_pairs"] += 1
+            self._substitute(plan, row, frames[row].numpy())
         return PairBatch(
-            frames=fetched.frames,
-            seeds=torch.from_numpy(pairs.seeds),
-            delta=torch.from_numpy(delta),
-            keys=[self.index.name(frame) for frame in first.tolist()],
+            frames=frames,
+            seeds=torch.from_numpy(plan.seeds),
+            delta=torch.from_numpy(plan.delta),
+            _keys=lambda: [self._sets.key(plan, row) for row in range(len(plan.delta))],
         )
 
-    def _replace(self, position: int, target: torch.Tensor) -> tuple[int, int]:
-        """Fill `target` (uint8 [2 H W 3]) with another pair; returns its frame id and δ."""
+    def _substitute(self, plan: StepPlan, row: int, target: NDArray[np.uint8] | None) -> None:
+        """Another pair in row `row` of the plan; read into `target` (uint8 [2 H W 3]) where it is given."""
         for attempt in range(REPLACEMENTS):
-            first, delta = self.order.replacement(self.epoch, position, attempt)
-            ranges = self._ranges(np.array([first]), np.array([delta]))
-            fine = True
-            for which in range(2):
-                try:
-                    self._fetcher.read(ranges, 0, which, target[which].numpy())
-                except BadFrameError as error:
-                    self._note_bad(first + which * delta, str(error))
-                    fine = False
-            if fine:
-                return first, delta
-        raise FlickerError(f"{self.manifest.directory}: {REPLACEMENTS} replacement pairs in a row are unreadable")
+            if self._sets.replace(plan, row, attempt) and (target is None or self._read(plan, row, target)):
+                return
+        raise FlickerError(f"{self._sets.name}: {REPLACEMENTS} replacement pairs in a row are unreadable")
 
-    def _note_bad(self, frame: int, reason: str) -> None:
+    def _read(self, plan: StepPlan, row: int, target: NDArray[np.uint8]) -> bool:
+        """Both frames of a pair; whether they could be had."""
+        fine = True
+        for which in range(2):
+            try:
+                shard, offset, length, crc = plan.where[:, row, which].tolist()
+                self._fetcher.read(shard, offset, length, crc, target[which])
+            except BadFrameError as error:
+                self._note_bad(plan, row, which, str(error))
+                fine = False
+        return fine
+
+    def _note_bad(self, plan: StepPlan, row: int, which: int, reason: str) -> None:
         """Count and log an unreadable frame, once. Raises FlickerError above the limit."""
-        name = self.index.name(frame)
+        name = self._sets.frame_name(plan, row, which)
         if name in self.bad_frames:
             return
-        shard = self.index.shard_names[int(self.index.shard_of(np.array(frame)))]
         self.bad_frames[name] = reason
-        log.warning("frame %s in %s is unreadable (%s): its pairs are replaced", name, shard, reason)
+        self.counts["unreadable_frames"] += 1
+        log.warning("%s is unreadable (%s): its pairs are replaced", name, reason)
         if len(self.bad_frames) > self._max_bad:
             raise FlickerError(
-                f"{self.manifest.directory}: {len(self.bad_frames)} unreadable frames, above max_bad; the last, "
-                f"{name} in {shard}: {reason}; run launch/shard.py --verify and write the shards again"
+                f"{self._sets.name}: {len(self.bad_frames)} unreadable frames, above max_bad; the last, {name}: "
+                f"{reason}; run launch/shard.py --verify and write the shards again"
             )
 
 
-class _Steps(Sampler[Ranges]):
-    """Byte ranges of every step from the reader's current one to the end of its epoch."""
-
-    def __init__(self, reader: PairReader):
-        self._reader = weakref.proxy(reader)  # a cycle would delay the end of the workers
-
-    def __iter__(self) -> Iterator[Ranges]:
-        reader = self._reader
-        for step in range(reader.step, reader.steps_per_epoch):
-            pairs = reader._pairs(step)
-            yield reader._ranges(pairs.first, pairs.delta)
-
-    def __len__(self) -> int:
-        return self._reader.steps_per_epoch - self._reader.step
-
-
-def _server() -> Any:
-    """A fork server that has this module loaded: workers start fast and inherit neither threads nor locks."""
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shards.fetch"])
-    return context
-
-
-def _as_is(item: Any) -> Any:
-    """No collation: an item is a batch already."""
-    return item
-
-
-def _one_thread(worker: int) -> None:
-    """Workers resize with one thread each."""
-    import cv2
-
-    cv2.setNumThreads(1)
+def _page_lock(memory: NDArray[np.uint8]) -> None:
+    """Page-lock shared memory, so that a GPU copies from it while the program goes on. Raises FlickerError."""
+    runtime: Any = torch.cuda.cudart()
+    if int(runtime.cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)):
+        raise FlickerError(f"cannot page-lock {memory.nbytes / 1e6:.0f} MB for batches: raise the limit (ulimit -l)")
+    weakref.finalize(memory.base, runtime.cudaHostUnregister, memory.ctypes.data)  # views hold the base, not `memory`

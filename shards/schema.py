@@ -1,7 +1,7 @@
-"""What is on disk: names, options, the manifest. Knows neither torch nor pixels.
+"""What is on disk: names, options, records. Knows neither torch nor pixels.
 
-A shard folder holds `manifest.json`, `shard-000000.tar` … (plain webdataset) and `shard-000000.idx` … (JSON).
-One sample is one clip: `KEY.json` and `KEY.000.jpg`, `KEY.001.jpg`, … of consecutive frames.
+A shard folder holds `manifest.json`, `tails.safetensors`, `shard-000000.tar` … (plain webdataset) and
+`shard-000000.idx` …. One sample is one clip: `KEY.json` and `KEY.000.jpg`, `KEY.001.jpg`, … of consecutive frames.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-from shards.errors import FlickerError, UsageError
-from shards.files import read_json, write_json
+from shards.errors import UsageError
 
-VERSION = 1
+VERSION = 2
 FORMAT = "flicker-shards"
 FACES = ("none", "box", "align")
+TRACKS = ("fixed", "smooth")
+TAILS = "tails.safetensors"
 LONGEST_NAME = 100  # bytes; a longer tar member name needs a PAX header, which moves the offsets
 
 
@@ -42,6 +42,14 @@ class Options:
     """runs of fewer consecutive frames are left out"""
     folder_fps: float | None = None
     """frames per second of frame folders (their files do not say)"""
+    thin: float | None = None
+    """static stretches are thinned: grey levels that successive frames may differ by (none: keep all)"""
+    track: str = "fixed"
+    """fixed: one transform per stretch; smooth: a transform that follows the head slowly (box and align)"""
+    dataset: str = ""
+    """layout of the sources, where they are dataset roots"""
+    exclude_subjects: tuple[str, ...] = ()
+    """subjects whose sources were left out, sorted"""
 
     def __post_init__(self) -> None:
         limits = {"size": (16, 4096), "quality": (1, 100), "clip_frames": (1, 1000), "shard_bytes": (1, 2**42)}
@@ -50,11 +58,21 @@ class Options:
                 raise UsageError(f"{name} {value} is out of range; give {low} to {high}")
         if self.face not in FACES:
             raise UsageError(f"face '{self.face}' is unknown; give one of {', '.join(FACES)}")
+        if self.track not in TRACKS:
+            raise UsageError(f"track '{self.track}' is unknown; give one of {', '.join(TRACKS)}")
+        if self.track != "fixed" and self.face == "none":
+            raise UsageError(f"track '{self.track}' needs a face to follow; give face box or align")
+        if self.thin is not None and not 0 <= self.thin < 256:
+            raise UsageError(f"thin {self.thin} is out of range; give grey levels, 0 to 255")
         if self.folder_fps is not None and not 0 < self.folder_fps < 1e6:
             raise UsageError(f"folder_fps {self.folder_fps} is out of range; give frames per second above 0")
 
+    def record(self) -> dict[str, Any]:
+        """The options as JSON holds them."""
+        return asdict(self) | {"exclude_subjects": list(self.exclude_subjects)}
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class ShardInfo:
     """One shard as the manifest lists it."""
 
@@ -89,44 +107,12 @@ class SourceReport:
     """decord or pyav, for videos"""
     fallback: str = ""
     """why PyAV read it and not decord"""
+    dataset: str = ""
+    """the layout that the source was found in, for dataset roots"""
+    subject: str = ""
+    """the person shown, where the layout tells"""
     counts: dict[str, int] = field(default_factory=dict)
     """events: gaps, cuts, short_runs, unreadable_frames, frames_without_face, copied_frames, …"""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A finished shard folder. `digest` (SHA-256 of everything else in it) names the data set."""
-
-    directory: Path
-    digest: str
-    options: dict[str, Any]
-    shards: list[ShardInfo]
-    sources: list[SourceReport]
-
-    @property
-    def frames(self) -> int:
-        """Stored frames."""
-        return sum(shard.frames for shard in self.shards)
-
-    @property
-    def clips(self) -> int:
-        """Stored clips (samples)."""
-        return sum(shard.clips for shard in self.shards)
-
-    @property
-    def bytes(self) -> int:
-        """Size of all tar files."""
-        return sum(shard.bytes for shard in self.shards)
-
-    @property
-    def failures(self) -> list[SourceReport]:
-        """The sources that were skipped, each with its reason."""
-        return [source for source in self.sources if source.status != "ok"]
-
-    @property
-    def fallbacks(self) -> list[SourceReport]:
-        """The videos that PyAV read because decord disagreed with the container."""
-        return [source for source in self.sources if source.fallback]
 
 
 def slug(name: str) -> str:
@@ -148,59 +134,6 @@ def shard_name(number: int) -> str:
 def canonical(value: Any) -> bytes:
     """One byte string per JSON value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-
-
-def write_manifest(
-    directory: Path, options: Options, shards: list[ShardInfo], sources: list[SourceReport]
-) -> Manifest:
-    """Write `manifest.json` (atomically; it is what makes a folder finished) and return it."""
-    manifest = Manifest(directory, "", asdict(options), shards, sources)
-    body = _body(manifest)
-    digest = hashlib.sha256(canonical(body)).hexdigest()
-    write_json(directory / "manifest.json", {"digest": digest, **body})
-    return Manifest(directory, digest, asdict(options), shards, sources)
-
-
-def _body(manifest: Manifest) -> dict[str, Any]:
-    """The manifest without its digest."""
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "clips": manifest.clips,
-        "frames": manifest.frames,
-        "bytes": manifest.bytes,
-        "failures": len(manifest.failures),
-        "fallbacks": len(manifest.fallbacks),
-        "options": manifest.options,
-        "shards": [asdict(shard) for shard in manifest.shards],
-        "sources": [asdict(source) for source in manifest.sources],
-    }
-
-
-def read_manifest(directory: str | Path) -> Manifest:
-    """Read and check `directory/manifest.json`.
-
-    Raises FlickerError: no such file, not JSON, another format or version, or changed since it was written.
-    """
-    directory = Path(directory)
-    path = directory / "manifest.json"
-    if not path.exists() and (directory / ".staging").exists():
-        raise FlickerError(
-            f"{directory} is unfinished (no manifest.json): run the same launch/shard.py command again"
-        )
-    record = read_json(path, "shard manifest")
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise FlickerError(f"{path} is not a shard manifest: write the folder with launch/shard.py")
-    if record.get("version") != VERSION:
-        raise FlickerError(
-            f"{path} has version {record.get('version')}, this Flicker reads {VERSION}: write it again"
-        )
-    digest = record.pop("digest", None)
-    if hashlib.sha256(canonical(record)).hexdigest() != digest:
-        raise FlickerError(f"{path} was changed after it was written (its digest differs): write the folder again")
-    shards = [ShardInfo(**known(ShardInfo, shard)) for shard in record["shards"]]
-    sources = [SourceReport(**known(SourceReport, source)) for source in record["sources"]]
-    return Manifest(directory, str(digest), record["options"], shards, sources)
 
 
 def known(record_class: type, values: dict[str, Any]) -> dict[str, Any]:

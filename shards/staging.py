@@ -1,103 +1,156 @@
-"""The intermediate file of one source: its finished clips, one record after another.
+"""The intermediate file of one source: its clips, one record after another, then what came of the source.
 
-A record is a 4-byte length, a JSON header (the clip's KEY.json, frame lengths and CRC32C), then the JPEG frames.
+A record is four little-endian uint32 (frames, bytes of KEY.json, bytes of the file names, 0), the frames' lengths
+and CRC32C (uint32 each), KEY.json, the names of the files that hold the frames (separated by zero bytes, an empty
+one where the frame lies in the record), and the frames that lie in it. Frames that are taken over unchanged are
+not copied here: their file is named, and packing reads it again and compares the CRC32C.
+
+After the records: a safetensors file with the source's report and four columns, 19 bytes per clip, and its length
+(uint64). The file gets its name when it is complete: a source that has one is done.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import struct
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import google_crc32c
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
 
-from shards.files import read_json, write_json
+from shards.errors import FlickerError
+from shards.index import BLOCK, member_bytes
 from shards.schema import LONGEST_NAME, SourceReport, canonical, frame_member, known
 
-_LENGTH = struct.Struct("<I")
-BLOCK = 512  # tar
+_HEAD = np.dtype("<u4")
+_LENGTH = struct.Struct("<Q")
+_SHORT = 4 * _HEAD.itemsize
+COLUMNS: dict[str, Any] = {"offset": np.int64, "tar_bytes": np.int64, "frames": np.uint16, "continued": np.bool_}
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One clip as tar members will hold it."""
+class Head:
+    """A record without its frames."""
 
-    meta: dict[str, Any]
+    lengths: NDArray[np.uint32]
+    """bytes of each frame's JPEG [F]"""
+    crc32c: NDArray[np.uint32]
+    meta: bytes
     """KEY.json"""
-    frames: list[bytes]
-    crc32c: list[int]
+    files: list[bytes]
+    """the file of each frame in the source's folder, empty where it lies in the record [F]; or no entries at all"""
+    data: int
+    """byte of the staging file where the record's own frames begin"""
+
+
+@dataclass
+class Recorder:
+    """Writes the records of one source to an open file and keeps their columns."""
+
+    file: BinaryIO
+    columns: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    _offset: int = 0
+
+    def add(
+        self,
+        key: str,
+        meta: bytes,
+        lengths: Sequence[int] | NDArray[np.integer],
+        crc32c: Sequence[int] | NDArray[np.integer],
+        files: Sequence[str] = (),
+        data: Sequence[bytes] = (),
+        *,
+        continues: bool,
+    ) -> None:
+        """Append a clip. `files` names each frame's file (empty: its bytes are the next of `data`), or nothing.
+
+        `continues` says that the clip goes on where the one before it ends.
+        """
+        longest = frame_member(key, len(lengths) - 1)
+        assert len(longest.encode()) <= LONGEST_NAME, longest
+        names = b"\0".join(map(os.fsencode, files))
+        numbers = np.concatenate([[len(lengths), len(meta), len(names), 0], lengths, crc32c]).astype(_HEAD)
+        parts = [numbers.tobytes(), meta, names, *data]
+        self.file.writelines(parts)
+        if continues:
+            self.columns["continued"][-1] = True
+        tar = BLOCK + -(-len(meta) // BLOCK) * BLOCK + int(member_bytes(np.asarray(lengths, np.int64)).sum())
+        for name, value in zip(COLUMNS, (self._offset, tar, len(lengths), False), strict=True):
+            self.columns[name].append(value)
+        self._offset += sum(map(len, parts))
+
+    def restart(self) -> None:
+        """Forget all records."""
+        self.file.seek(0)
+        self.file.truncate()
+        self.columns = {name: [] for name in COLUMNS}
+        self._offset = 0
+
+    def end(self, report: SourceReport) -> None:
+        """Append what came of the source."""
+        arrays = {name: np.array(self.columns[name], dtype) for name, dtype in COLUMNS.items()}
+        data = safetensors.numpy.save(arrays, {"report": canonical(asdict(report)).decode()})
+        self.file.writelines([data, _LENGTH.pack(len(data))])
 
     @property
-    def key(self) -> str:
-        """The sample's key."""
-        return str(self.meta["key"])
+    def clips(self) -> int:
+        """Clips so far."""
+        return len(self.columns["offset"])
 
     @property
-    def meta_bytes(self) -> bytes:
-        """KEY.json's bytes."""
-        return canonical(self.meta)
+    def frames(self) -> int:
+        """Frames so far."""
+        return sum(self.columns["frames"])
+
+    @property
+    def runs(self) -> int:
+        """Runs so far."""
+        return self.clips - sum(self.columns["continued"])
 
 
-@dataclass(frozen=True)
-class StagedClip:
-    """Where a clip lies in its staging file, and what it will take in a tar."""
-
-    key: str
-    offset: int
-    length: int
-    tar_bytes: int
-    frames: int
-    run: int
+def read_counts(file: int, offset: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Lengths and CRC32C of the frames of the record at `offset` of an open file, without reading more."""
+    frames = int(np.frombuffer(os.pread(file, _SHORT, offset), _HEAD)[0])
+    both = np.frombuffer(os.pread(file, 2 * frames * _HEAD.itemsize, offset + _SHORT), _HEAD)
+    return both[:frames], both[frames:]
 
 
-def tar_bytes(sizes: list[int]) -> int:
-    """Bytes that members of these sizes take in a tar, headers included."""
-    return sum(BLOCK + -(-size // BLOCK) * BLOCK for size in sizes)
+def read_head(file: int, offset: int) -> Head:
+    """The record at `offset` of an open file."""
+    frames, meta, names, _ = np.frombuffer(os.pread(file, _SHORT, offset), _HEAD).tolist()
+    counts = 2 * frames * _HEAD.itemsize
+    rest = os.pread(file, counts + meta + names, offset + _SHORT)
+    both = np.frombuffer(rest, _HEAD, 2 * frames)
+    files = rest[counts + meta :].split(b"\0") if names else []
+    data = offset + _SHORT + len(rest)
+    return Head(both[:frames], both[frames:], rest[counts : counts + meta], files, data)
 
 
-def append_clip(file: BinaryIO, meta: dict[str, Any], frames: list[bytes], run: int) -> StagedClip:
-    """Write one record at the end of `file` and say where it is."""
-    longest = frame_member(meta["key"], len(frames) - 1)
-    assert len(longest.encode()) <= LONGEST_NAME, longest
-    crcs = [google_crc32c.value(frame) for frame in frames]
-    header = canonical({"meta": meta, "lengths": [len(frame) for frame in frames], "crc32c": crcs})
-    offset = file.tell()
-    file.write(_LENGTH.pack(len(header)) + header)
-    file.writelines(frames)
-    size = tar_bytes([len(canonical(meta)), *map(len, frames)])
-    return StagedClip(meta["key"], offset, file.tell() - offset, size, len(frames), run)
+def staged_path(staging: Path, number: int) -> Path:
+    """The intermediate file of source `number`; its presence says that the source is done."""
+    return staging / f"source-{number:06d}.staged"
 
 
-def read_clip(path: Path, offset: int) -> Clip:
-    """Read the record at `offset`."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-        header = json.loads(file.read(length))
-        frames = [file.read(size) for size in header["lengths"]]
-    return Clip(header["meta"], frames, header["crc32c"])
+def read_summary(staging: Path, number: int) -> tuple[SourceReport, dict[str, NDArray[Any]]]:
+    """What came of source `number`, and the columns of COLUMNS, [clips] each.
 
-
-def clips_path(staging: Path, number: int) -> Path:
-    """The records of source `number`."""
-    return staging / f"source-{number:06d}.clips"
-
-
-def summary_path(staging: Path, number: int) -> Path:
-    """The summary of source `number`; its presence says that the source is done."""
-    return staging / f"source-{number:06d}.json"
-
-
-def write_summary(staging: Path, number: int, report: SourceReport, clips: list[StagedClip]) -> None:
-    """Mark source `number` as done."""
-    record = {"report": asdict(report), "clips": [list(asdict(clip).values()) for clip in clips]}
-    write_json(summary_path(staging, number), record)
-
-
-def read_summary(staging: Path, number: int) -> tuple[SourceReport, list[StagedClip]]:
-    """What `write_summary` wrote."""
-    record = read_json(summary_path(staging, number), "staging summary")
-    report = SourceReport(**known(SourceReport, record["report"]))
-    return report, [StagedClip(*clip) for clip in record["clips"]]
+    Raises FlickerError where the file is damaged.
+    """
+    path = staged_path(staging, number)
+    try:
+        with path.open("rb") as file:
+            end = file.seek(-_LENGTH.size, os.SEEK_END)
+            (length,) = _LENGTH.unpack(file.read())
+            file.seek(end - length)
+            data = file.read(length)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        report = SourceReport(**known(SourceReport, json.loads(header["__metadata__"]["report"])))
+        return report, safetensors.numpy.load(data)
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, struct.error) as error:
+        raise FlickerError(f"{path} is damaged ({error}): delete it and run again") from None

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import google_crc32c
+from crc32c import crc32c as checksum
 
 from shards.errors import FlickerError
 from shards.files import sha256
-from shards.index import ClipEntry, ShardIndex, read_index
+from shards.index import BLOCK, ShardIndex, read_index
+from shards.manifest import Manifest, read_manifest
 from shards.progress import Progress
-from shards.schema import Manifest, ShardInfo, frame_member, read_manifest
-from shards.staging import BLOCK
+from shards.schema import ShardInfo, frame_member
 
 END_OF_ARCHIVE = 2 * BLOCK
 
@@ -22,9 +22,9 @@ END_OF_ARCHIVE = 2 * BLOCK
 def verify(directory: str | Path) -> list[str]:
     """Everything that is wrong with a shard folder, one line each; an empty list if nothing is.
 
-    Reads every byte. Checks the manifest's digest; for each shard and index that it exists and its size and
-    SHA-256; for each frame and KEY.json its CRC32C and its tar header; that the tar ends where the index says;
-    that the clips' successors exist; that no shard is there which the manifest does not list.
+    Reads every byte. Checks the digests of the manifest and of the tails; for each shard and index that it exists
+    and its size and SHA-256; for each frame and KEY.json its CRC32C and its tar header; that the tar ends where the
+    index says; that the clips' successors exist; that no shard is there which the manifest does not list.
     """
     directory = Path(directory)
     try:
@@ -33,22 +33,26 @@ def verify(directory: str | Path) -> list[str]:
         return [str(error)]
     problems: list[str] = []
     keys: dict[str, str] = {}
-    successors: list[tuple[str, ClipEntry]] = []
+    successors: list[tuple[str, str, str]] = []
+    try:
+        manifest.tails()
+    except FlickerError as error:
+        problems.append(str(error))
     with Progress(len(manifest.shards), "verifying", "shards") as progress:
         for shard in manifest.shards:
             index, found = _check_index(directory, shard)
             problems += found
             problems += _check_tar(directory, shard, index)
-            for clip in index.clips if index else []:
-                if clip.key in keys:
-                    problems.append(f"{shard.index}: clip {clip.key} is in {keys[clip.key]} too")
-                keys[clip.key] = shard.name.removesuffix(".tar")
-                successors += [(shard.index, clip)] if clip.next else []
+            for key, following in zip(index.keys, index.next, strict=True) if index else []:
+                if key in keys:
+                    problems.append(f"{shard.index}: clip {key} is in {keys[key]} too")
+                keys[key] = shard.name
+                successors += [(shard.index, key, following)] if following else []
             progress.advance(problems=len(problems))
     problems += [
-        f"{index}: clip {clip.key} is continued by {clip.next} in {clip.next_shard}, which is not there"
-        for index, clip in successors
-        if keys.get(str(clip.next)) != clip.next_shard
+        f"{index}: clip {key} is continued by {following}, which is nowhere"
+        for index, key, following in successors
+        if following not in keys
     ]
     return problems + _strangers(manifest)
 
@@ -62,15 +66,14 @@ def _check_index(directory: Path, shard: ShardInfo) -> tuple[ShardIndex | None, 
     if sha256(path) != shard.index_sha256:
         problems.append(f"{shard.index}: its SHA-256 differs from the manifest's")
     try:
-        index = read_index(path)
+        index = read_index(path.read_bytes(), shard.index)
     except FlickerError as error:
         return None, [*problems, str(error)]
-    frames = sum(len(clip.numbers) for clip in index.clips)
     for what, one, two in (
         ("bytes", index.bytes, shard.bytes),
         ("SHA-256 of the tar", index.sha256, shard.sha256),
-        ("clips", len(index.clips), shard.clips),
-        ("frames", frames, shard.frames),
+        ("clips", len(index), shard.clips),
+        ("frames", len(index.length), shard.frames),
     ):
         if one != two:
             problems.append(f"{shard.index}: {what} {one}, the manifest says {two}")
@@ -91,33 +94,32 @@ def _check_tar(directory: Path, shard: ShardInfo, index: ShardIndex | None) -> l
         problems.append(f"{shard.name}: its SHA-256 differs from the manifest's")
     if index is not None:
         with path.open("rb") as file:
-            members = [problem for clip in index.clips for problem in _check_clip(file, clip)]
+            members = [problem for clip in range(len(index)) for problem in _check_clip(file, index, clip)]
             members += _check_end(file, index, size)
         problems += [f"{shard.name}: {problem}" for problem in members]
     return problems
 
 
-def _members(clip: ClipEntry) -> Iterator[tuple[str, int, int, int]]:
+def _members(index: ShardIndex, clip: int) -> Iterator[tuple[str, int, int, int]]:
     """(name, offset, length, CRC32C) of a clip's members, in tar order."""
-    for position in range(len(clip.numbers)):
-        name = frame_member(clip.key, position)
-        yield name, clip.offsets[position], clip.lengths[position], clip.crc32c[position]
-    offset, length, crc = clip.meta
-    yield f"{clip.key}.json", offset, length, crc
+    rows = slice(index.row[clip], index.row[clip + 1])
+    columns = (column[rows].tolist() for column in (index.offset, index.length, index.crc))
+    for position, (offset, length, crc) in enumerate(zip(*columns, strict=True)):
+        yield frame_member(index.keys[clip], position), offset, length, crc
+    yield f"{index.keys[clip]}.json", *index.meta(clip)
 
 
-def _check_clip(file: BinaryIO, clip: ClipEntry) -> Iterator[str]:
+def _check_clip(file: BinaryIO, index: ShardIndex, clip: int) -> Iterator[str]:
     """What is wrong with the members of one clip; a clip that lies beyond the end is one problem."""
-    members = list(_members(clip))
-    for name, offset, length, crc in members:
+    for name, offset, length, crc in _members(index, clip):
         file.seek(max(0, offset - BLOCK))
         header, data = file.read(BLOCK), file.read(length)
         if len(data) < length:
-            yield f"clip {clip.key} is cut off from {name} on"
+            yield f"clip {index.keys[clip]} is cut off from {name} on"
             return
         if (fault := _header_fault(header, name, length)) is not None:
             yield f"{name}: {fault}"
-        if google_crc32c.value(data) != crc:
+        if checksum(data) != crc:
             yield f"{name}: its CRC32C differs from the index's"
 
 
@@ -134,9 +136,9 @@ def _header_fault(header: bytes, name: str, length: int) -> str | None:
 
 def _check_end(file: BinaryIO, index: ShardIndex, size: int) -> list[str]:
     """Whether only the tar's zero end marks follow the last member."""
-    if not index.clips:
+    if not len(index):
         return []
-    offset, length, _ = index.clips[-1].meta
+    offset, length, _ = index.meta(len(index) - 1)
     end = offset + -(-length // BLOCK) * BLOCK
     file.seek(end)
     tail = file.read(max(0, size - end))

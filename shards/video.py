@@ -128,6 +128,7 @@ class VideoFrames:
     def __init__(self, path: Path, force_pyav: str = ""):
         self.path, self.container = path, read_container(path)
         self.fps: float | None = self.container.fps
+        self._opened: tuple[decord.VideoReader, Image] | None = None
         self.fallback = force_pyav or self._disagreement()
         self.decoder = "pyav" if self.fallback else "decord"
         self.counts: Counter[str] = Counter()
@@ -143,11 +144,13 @@ class VideoFrames:
             return f"decord cannot open it: {_reason(error)[-120:]}"
         if count != len(times):
             return f"decord lists {count} frames, the container shows {len(times)}"
-        if not _alike(reader.next().asnumpy(), self.path):
+        first = reader.next().asnumpy()
+        if not _alike(first, self.path):
             return "decord's first frame is not PyAV's"  # e.g. turned frames whose rows are padded
         worst = float(np.abs(starts - times).max())
         if worst > 1e-3:
             return f"decord's timestamps are up to {worst:.3f} s off the container's"
+        self._opened = reader, first
         return ""
 
     def __iter__(self) -> Iterator[Frame]:
@@ -167,9 +170,10 @@ class VideoFrames:
         """(number, RGB) by decord. Raises DecoderDisagreesError if it does not return what it listed."""
         number = -1
         try:
-            reader = decord.VideoReader(str(self.path), num_threads=1)
+            opened, self._opened = self._opened, None  # the first pass goes on where the comparison ended
+            reader = opened[0] if opened else decord.VideoReader(str(self.path), num_threads=1)
             for number in range(len(reader)):
-                yield number, reader.next().asnumpy()
+                yield number, opened[1] if opened and number == 0 else reader.next().asnumpy()
         except (decord.DECORDError, RuntimeError, StopIteration) as error:
             raise DecoderDisagreesError(f"decord stopped at frame {number}: {_reason(error)[-120:]}") from None
 

@@ -91,7 +91,7 @@ def test_killed_at_any_time_the_same_command_finishes_the_same_bytes(shard, tmp_
         _wait_for_more(tmp_path / "out/.staging", kept, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        now = len(list((tmp_path / "out/.staging").glob("source-*.json")))
+        now = len(list((tmp_path / "out/.staging").glob("source-*.staged")))
         assert now >= kept
         kept = now
         if kept >= 3:
@@ -105,6 +105,6 @@ def _wait_for_more(staging, kept, process):
     """Until another source is finished."""
     end = time.monotonic() + 30
     while time.monotonic() < end and process.poll() is None:
-        if len(list(staging.glob("source-*.json"))) > kept:
+        if len(list(staging.glob("source-*.staged"))) > kept:
             return
         time.sleep(0.01)

@@ -1,7 +1,6 @@
 """Faces: one still transform per stretch, on real videos where they are at hand; geometry of crops."""
 
 import importlib.util
-import json
 from collections import Counter
 
 import cv2
@@ -16,6 +15,7 @@ from shards.crop import centre, square
 from shards.frames import Frame
 from shards.schema import Options
 from tests.shards.material import make_folder
+from tests.shards.stored import clips, frames
 
 needs_dlib = pytest.mark.skipif(
     importlib.util.find_spec("dlib") is None or faces.predictor_path() is None, reason="the face extra is missing"
@@ -128,6 +128,13 @@ def test_without_the_extra_the_error_says_how_to_get_it(tmp_path, monkeypatch):
         write([tmp_path / "in"], tmp_path / "out", face="box")
 
 
+@pytest.mark.parametrize(("face", "track"), [("align", "fixed"), ("box", "smooth")])
+def test_landmarks_need_the_predictor(monkeypatch, face, track):
+    monkeypatch.setattr(faces, "predictor_path", lambda: None)
+    with pytest.raises(FlickerError, match=f"--face {face} needs .*face_recognition_models"):
+        faces.require(face, track)
+
+
 @needs_dlib
 def test_pictures_without_faces_are_skipped(tmp_path):
     make_folder(tmp_path / "in/a", range(20))
@@ -143,38 +150,35 @@ def test_real_videos(tmp_path, shared):
     }
     assert manifest.frames == 472 + 72
     assert verify(tmp_path) == []
-    metas = list(clip_metas(manifest))
+    metas = [meta for meta, _ in clips(tmp_path)]
     for source in ("video/single_face.mp4", "video/WolfgangLanger_Pexels.mp4"):
         assert len({str(meta["transform"]) for meta in metas if meta["source"] == source}) == 1
 
 
 @needs_dlib
 def test_box_holds_the_face_in_its_middle(tmp_path, shared):
-    manifest = write([shared / "data/video/single_face.mp4"], tmp_path, face="box", size=64)
-    x, y, width, height = next(clip_metas(manifest))["crop"]
+    write([shared / "data/video/single_face.mp4"], tmp_path, face="box", size=64)
+    x, y, width, height = next(clips(tmp_path))[0]["crop"]
     assert width == height and x < 260 < 340 < x + width and y < 130 < 260 < y + height
 
 
 @needs_dlib
-def test_alignment_puts_the_eyes_in_their_places(tmp_path, shared):
-    manifest = write([shared / "data/video/single_face.mp4"], tmp_path, face="align", size=224)
-    from shards.index import load_frames
-
-    index = load_frames(manifest)
-    data = (tmp_path / manifest.shards[0].name).read_bytes()
-    for frame in (0, 30, 60):
-        offset, length = int(index.offset[frame]), int(index.length[frame])
-        found = faces.find(Frame(0, jpeg=data[offset : offset + length]).image, landmarks=True)
-        assert np.abs(found[0].points - faces.TEMPLATE * 224).max() < 16
+@pytest.mark.parametrize("track", ["fixed", "smooth"])
+def test_alignment_puts_the_eyes_in_their_places(tmp_path, shared, track):
+    write([shared / "data/video/single_face.mp4"], tmp_path, face="align", size=224, track=track)
+    for _, number, picture, _ in frames(tmp_path):
+        if number % 30 == 0:
+            found = faces.find(picture, landmarks=True)
+            assert np.abs(found[0].points - faces.TEMPLATE * 224).max() < 16
 
 
-def clip_metas(manifest):
-    """All KEY.json."""
-    for shard in manifest.shards:
-        data = (manifest.directory / shard.name).read_bytes()
-        for clip in json.loads((manifest.directory / shard.index).read_text())["clips"]:
-            offset, length, _ = clip["meta"]
-            yield json.loads(data[offset : offset + length])
+@needs_dlib
+def test_the_box_of_both_ways_to_track_is_the_same_size(tmp_path, shared):
+    scales = {}
+    for track in ("fixed", "smooth"):
+        write([shared / "data/video/single_face.mp4"], tmp_path / track, face="box", size=64, track=track)
+        scales[track] = np.median([matrix[0, 0] for *_, matrix in frames(tmp_path / track)])
+    assert abs(scales["smooth"] / scales["fixed"] - 1) < 0.1
 
 
 @needs_dlib

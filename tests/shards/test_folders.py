@@ -1,10 +1,10 @@
 """Frame folders: names to numbers, gaps, damaged files."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.folders import FolderFrames, frame_number, number_files
+from shards.folders import FileReader, FolderFrames, frame_number, number_files
 from shards.frames import SourceError
 from tests.shards.material import make_folder
 
@@ -56,3 +56,31 @@ def test_damaged_and_unnumbered_files_are_counted(tmp_path):
     assert [(frame.number, frame.time) for frame in folder] == [(0, 0.0), (1, 0.005), (4, 0.02)]
     assert len(list(folder)) == 3  # a second pass does not count again
     assert folder.counts == {"unreadable_frames": 2, "files_without_number": 1}
+
+
+def test_a_jpeg_without_its_end_is_damaged_and_one_with_more_after_it_is_not(tmp_path):
+    make_folder(tmp_path, range(4))
+    one, two = tmp_path / "reg_img1.jpg", tmp_path / "reg_img2.jpg"
+    one.write_bytes(one.read_bytes()[:-40])
+    two.write_bytes(two.read_bytes() + bytes(30))
+    frames = list(FolderFrames(tmp_path, None))
+    assert [frame.number for frame in frames] == [0, 2, 3]
+    assert frames[1].jpeg == two.read_bytes()
+
+
+@given(st.lists(st.integers(0, 700_000), max_size=4))
+@settings(max_examples=15, deadline=None)
+def test_files_of_any_length_are_read_whole(tmp_path_factory, lengths):
+    folder = tmp_path_factory.mktemp("files")
+    contents = [bytes([n + 1]) * length for n, length in enumerate(lengths)]
+    for number, data in enumerate(contents):
+        (folder / str(number)).write_bytes(data)
+    with FileReader(folder) as reader:
+        assert [reader.read(str(number)).tobytes() for number in range(len(contents))] == contents
+
+
+def test_a_folder_that_vanished_is_a_reason_not_a_crash(tmp_path):
+    folder = FolderFrames(make_folder(tmp_path / "in"), None)
+    (tmp_path / "in").rename(tmp_path / "away")
+    with pytest.raises(SourceError, match="cannot be opened: No such file"):
+        list(folder)

@@ -1,173 +1,260 @@
-"""The order contract, on made-up indexes: ranks, restarts, coverage, no frame twice."""
+"""The order contract, on made-up indexes: ranks, workers, restarts, other sizes, coverage, no frame twice."""
+
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.errors import FlickerError
-from shards.index import ClipEntry, FrameIndex, ShardIndex
+from shards.errors import FlickerError, UsageError
+from shards.index import REACH, read_index
+from shards.mixture import Mixture, batch_shares, interleave, split
 from shards.order import Order, delta_bounds, mix, permutation
+from tests.shards.bare import Run, crc, make_bare
+
+SETTINGS = {"seed": 3, "global_batch": 8, "delta": (2, 5), "delta_unit": "frames", "window_frames": 64}
 
 
-def make_index(runs, clip_frames=8, shards=3, fps=None):
-    """A FrameIndex of runs of these lengths, cut into clips that are dealt over the shards."""
-    per_shard = [[] for _ in range(shards)]
-    for run, length in enumerate(runs):
-        starts = list(range(0, length, clip_frames))
-        for part, start in enumerate(starts):
-            numbers = list(range(start, min(start + clip_frames, length)))
-            following = f"r{run}_{part + 1:03d}" if part + 1 < len(starts) else None
-            entry = ClipEntry(
-                key=f"r{run}_{part:03d}",
-                source=f"r{run}",
-                fps=fps[run] if fps else None,
-                numbers=numbers,
-                offsets=[512 * number for number in numbers],
-                lengths=[100] * len(numbers),
-                crc32c=[0] * len(numbers),
-                meta=[0, 0, 0],
-                next=following,
-                next_shard=None,
-            )
-            per_shard[(run * 7 + part * 5) % shards].append(entry)
-    names = [f"shard-{number:06d}.tar" for number in range(shards)]
-    return FrameIndex(names, [ShardIndex(name, 0, "", clips) for name, clips in zip(names, per_shard, strict=True)])
+def open_rows(sets, rows=None, processes=0, pool=False, **changed):
+    """The rows of one rank."""
+    options = {**SETTINGS, **changed}
+    rows = rows or slice(0, options["global_batch"])
+    sets = sets if isinstance(sets, list) else [(sets, 1.0)]
+    return Mixture(sets, rows=rows, processes=processes, pool=pool, allow_missing=False, cache={}, **options)
 
 
-def make_order(index, global_batch=4, delta=(2, 5), window_shards=2, seed=3):
-    return Order(
-        index,
-        seed=seed,
-        global_batch=global_batch,
-        delta=delta,
-        delta_unit="frames",
-        window_shards=window_shards,
-    )
+def frames_of(plan):
+    """(run, frame) of I_t and of the partner, and δ, of every row."""
+    (first, second), delta = plan.where[3].T, plan.delta
+    return list(zip(first.tolist(), second.tolist(), delta.tolist(), plan.seeds.tolist(), strict=True))
 
 
-layouts = st.tuples(
-    st.lists(st.integers(1, 40), min_size=1, max_size=8).filter(lambda runs: max(runs) > 12),
-    st.integers(1, 9),  # clip frames
-    st.integers(1, 5),  # shards
-    st.integers(1, 6),  # window
-    st.integers(1, 7),  # global batch
-    st.integers(0, 2**62),  # seed
+layouts = st.fixed_dictionaries(
+    {
+        "runs": st.lists(st.integers(1, 150), min_size=1, max_size=6).filter(lambda runs: sum(runs) > 90),
+        "clip_frames": st.integers(1, 64),
+        "shards": st.integers(1, 5),
+        "window_frames": st.integers(1, 300),
+        "seed": st.integers(0, 2**62),
+        "delta": st.tuples(st.integers(1, 9), st.integers(0, 12)).map(lambda pair: (pair[0], sum(pair))),
+    }
 )
 
 
-@given(layouts)
-@settings(max_examples=60, deadline=None)
-def test_an_epoch_holds_each_anchor_at_most_once_and_pairs_stay_in_their_run(layout):
-    runs, clip_frames, shards, window, batch, seed = layout
-    index = make_index(runs, clip_frames, shards)
-    order = make_order(index, batch, window_shards=window, seed=seed)
-    anchors = sum(max(0, length - 2) for length in runs)
-    assert order.steps_per_epoch == anchors // batch
-    assert order.coverage == anchors / sum(runs)
-    steps = [order.pairs(1, step) for step in range(order.steps_per_epoch)]
-    first = np.concatenate([pairs.first for pairs in steps])
-    delta = np.concatenate([pairs.delta for pairs in steps])
-    assert len(set(first.tolist())) == len(first) == order.steps_per_epoch * batch
-    assert set(first.tolist()) <= set(order.anchors.tolist())
-    assert (delta >= 2).all() and (delta <= 5).all()
-    np.testing.assert_array_equal(index.run_of(first), index.run_of(first + delta))
-    np.testing.assert_array_equal(index.number(first) + delta, index.number(first + delta))
-
-
 @given(layouts, st.data())
-@settings(max_examples=40, deadline=None)
-def test_any_step_is_the_same_computed_alone_and_by_ranks(layout, data):
-    runs, clip_frames, shards, window, batch, seed = layout
-    index = make_index(runs, clip_frames, shards)
-    anchors = sum(max(0, length - 2) for length in runs)
-    in_turn = make_order(index, 4 * min(batch, anchors // 4), window_shards=window, seed=seed)
-    whole = [in_turn.pairs(2, step) for step in range(in_turn.steps_per_epoch)]
-    step = data.draw(st.integers(0, len(whole) - 1))
-    alone = make_order(index, in_turn.global_batch, window_shards=window, seed=seed)
-    for world in (1, 2, 4):
-        share = in_turn.global_batch // world
-        ranks = [alone.pairs(2, step, slice(rank * share, (rank + 1) * share)) for rank in range(world)]
-        for name in ("first", "delta", "seeds"):
-            union = np.concatenate([getattr(pairs, name) for pairs in ranks])
-            np.testing.assert_array_equal(union, getattr(whole[step], name))
+@settings(max_examples=25, deadline=None)
+def test_every_rank_and_every_restart_continue_the_one_sequence(layout, data):
+    world = data.draw(st.sampled_from([1, 2, 3, 5, 8, 16, 64]))
+    other = data.draw(st.sampled_from([1, 2, 4, 7, 32]))
+    batch = int(np.lcm(world, other)) if np.lcm(world, other) <= 64 else world
+    other = other if batch % other == 0 else 1
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [Run(f"s{n}", length, first=n) for n, length in enumerate(layout["runs"])]
+        manifest = make_bare(Path(folder), runs, layout["clip_frames"], layout["shards"])
+        options = {name: layout[name] for name in ("window_frames", "seed", "delta")} | {"global_batch": batch}
+        anchors = [(n, f) for n, run in enumerate(runs) for f in range(run.frames - layout["delta"][0])]
+        if len(anchors) < batch:
+            with pytest.raises(FlickerError, match="fewer than one global batch"):
+                open_rows(manifest, **options)
+            return
+        whole = open_rows(manifest, **options)
+        assert whole.steps_per_epoch == len(anchors) // batch
+        assert whole.coverage == pytest.approx(len(anchors) / manifest.frames)
+        epoch = data.draw(st.integers(0, 3))
+        expected = [frames_of(whole.plan(epoch, step)) for step in range(whole.steps_per_epoch)]
+        _check_pairs(expected, runs, layout["delta"])
+        stop = data.draw(st.integers(0, whole.steps_per_epoch - 1))
+        for size, steps in ((world, range(stop)), (other, range(stop, whole.steps_per_epoch))):
+            workers = data.draw(st.integers(0, 8))
+            share = batch // size
+            ranks = [open_rows(manifest, slice(r * share, (r + 1) * share), workers, **options) for r in range(size)]
+            for step in steps:
+                assert [f for rank in ranks for f in frames_of(rank.plan(epoch, step))] == expected[step]
 
 
-def test_epochs_seeds_and_positions_differ():
-    order = make_order(make_index([60, 60]), global_batch=100)
-    other = make_order(make_index([60, 60]), global_batch=100, seed=4)
-    one, two, three = order.pairs(0, 0), order.pairs(1, 0), other.pairs(0, 0)
-    assert set(one.first) != set(two.first) or (one.first != two.first).any()
-    assert (one.first != three.first).any()
-    seeds = np.concatenate([one.seeds, two.seeds, three.seeds])
-    assert len(set(seeds.tolist())) == 300 and (seeds >= 0).all()
+def _check_pairs(steps, runs, delta):
+    """Each frame is I_t at most once, and its partner is δ frames on in the same run."""
+    firsts = [first for step in steps for first, _, _, _ in step]
+    assert len(set(firsts)) == len(firsts)
+    for step in steps:
+        for first, second, distance, seed in step:
+            assert second - first == distance and delta[0] <= distance <= delta[1]
+            run, frame = divmod(second, crc(1, 0))
+            assert frame < runs[run].frames and seed >= 0
 
 
-def test_reads_stay_within_a_window_of_shards():
-    index = make_index([80] * 20, shards=10)
-    order = make_order(index, global_batch=50, window_shards=2)
-    shards = permutation(10, 3, 0, 1)
-    sizes = [np.count_nonzero(index.shard_of(order.anchors) == shard) for shard in shards]
-    positions = np.concatenate([order.pairs(0, step).first for step in range(order.steps_per_epoch)])
-    start = 0
-    for window in range(5):
-        end = start + sizes[2 * window] + sizes[2 * window + 1]
-        here = set(index.shard_of(positions[start:end]).tolist())
-        assert here <= set(shards[2 * window : 2 * window + 2].tolist())
-        start = end
+def test_every_frame_with_a_partner_is_used(tmp_path):
+    runs = [Run("a", 70), Run("b", 133), Run("c", 6), Run("d", 2)]
+    mixture = open_rows(make_bare(tmp_path, runs, clip_frames=16), global_batch=1)
+    used = {first for step in range(mixture.steps_per_epoch) for first, *_ in frames_of(mixture.plan(0, step))}
+    assert used == {crc(n, f) for n, run in enumerate(runs) for f in range(run.frames - 2)}
 
 
-def test_delta_covers_its_whole_range_evenly():
-    order = make_order(make_index([5000], clip_frames=64), global_batch=4000, delta=(5, 11))
-    counts = np.bincount(order.pairs(0, 0).delta, minlength=12)
-    assert counts[:5].sum() == 0
-    assert abs(counts[5:] - 4000 / 7).max() < 100
+def test_epochs_differ_and_repeat(tmp_path):
+    manifest = make_bare(tmp_path, [Run("a", 300), Run("b", 200)])
+    one, two = open_rows(manifest), open_rows(manifest)
+    epochs = [[frames_of(one.plan(epoch, step)) for step in range(5)] for epoch in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [frames_of(two.plan(1, step)) for step in range(5)] == epochs[1]
+    assert frames_of(open_rows(manifest, seed=4).plan(1, 0)) != epochs[1][0]
 
 
-def test_delta_is_capped_by_what_the_run_has_left():
-    order = make_order(make_index([7]), global_batch=2, delta=(5, 11))
-    pairs = order.pairs(0, 0)
-    assert sorted(zip(pairs.first.tolist(), pairs.delta.tolist(), strict=True))[1] == (1, 5)
-    assert order.coverage == 2 / 7
+def test_delta_is_uniform_over_what_the_run_allows(tmp_path):
+    mixture = open_rows(make_bare(tmp_path, [Run("a", 6000)]), global_batch=50)
+    delta = np.concatenate([mixture.plan(0, step).delta for step in range(100)])
+    counts = np.bincount(delta, minlength=6)[2:]
+    assert counts.sum() == 5000 and np.abs(counts - 1250).max() < 150  # 5 standard deviations
 
 
-def test_milliseconds_follow_each_runs_rate():
-    index = make_index([50, 50, 50], fps=[200.0, 30.0, 10.0])
-    low, high = delta_bounds(index, (25, 55), "ms")
-    assert (low.tolist(), high.tolist()) == ([5, 1, 1], [11, 1, 1])
-    with pytest.raises(FlickerError, match="--folder_fps"):
-        delta_bounds(make_index([50]), (25, 55), "ms")
+def test_a_batch_mixes_sources(tmp_path):
+    runs = [Run(f"s{n}", 158) for n in range(170)]
+    manifest = make_bare(tmp_path, runs, shards=4)
+    mixture = open_rows(manifest, global_batch=64, delta=(5, 11), window_frames=131072)
+    distinct = [len(set(mixture.plan(0, s).where[3, :, 0] // crc(1, 0))) for s in range(mixture.steps_per_epoch)]
+    assert np.median(distinct) >= 45
 
 
-@pytest.mark.parametrize("delta", [(0, 5), (5, 4), (1.5, 3)])
-def test_bad_delta_is_refused(delta):
-    with pytest.raises(FlickerError, match="delta"):
-        delta_bounds(make_index([50]), delta, "frames")
+def test_a_rank_reads_few_clips(tmp_path):
+    """The rows of one of 8 ranks come from an eighth of the window's clips, and a little at the edges."""
+    manifest = make_bare(tmp_path, [Run("a", 64 * 256)], shards=1)
+    rank = open_rows(manifest, slice(0, 8), global_batch=64, window_frames=64 * 256)
+    clips = {int(clip) for step in range(rank.steps_per_epoch) for clip in rank.plan(0, step).clip}
+    assert len(clips) <= 256 / 8 + 2
 
 
-def test_too_few_pairs_are_refused():
-    with pytest.raises(FlickerError, match=r"2 pairs .* fewer than one global batch of 4"):
-        make_order(make_index([4]))
+def test_reading_ahead_covers_what_is_read(tmp_path):
+    manifest = make_bare(tmp_path, [Run("a", 900), Run("b", 900)], shards=4)
+    mixture = open_rows(manifest, processes=2)
+    planner = mixture.planners[0]
+    window = planner._window(0, 0, listed=True)
+    for part, spans in zip(mixture.parts, window.spans, strict=True):
+        for shard, offset, length, _ in window.where[:, :, part].reshape(4, -1).T.tolist():
+            assert any(s == shard and o <= offset and offset + length <= o + n for s, o, n in spans.tolist())
+        bytes_used = {tuple(f[:3]) for f in window.where[:, :, part].reshape(4, -1).T.tolist()}
+        assert spans[:, 2].sum() <= 6 * sum(length for _, _, length in bytes_used)
 
 
-def test_hash_is_splitmix64_and_spreads():
-    # splitmix64(0) of the reference implementation
-    assert int(mix(0)[0]) == 0xE220A8397B1DCDAF
-    bits = np.unpackbits(mix(1, 2, np.arange(10_000)).view(np.uint8)).reshape(10_000, 64)
-    assert abs(bits.mean(axis=0) - 0.5).max() < 0.03
-    assert sorted(permutation(1000, 5).tolist()) == list(range(1000))
+@given(
+    st.floats(1, 1000),
+    st.integers(1, 100),
+    st.integers(0, 100),
+    st.sampled_from([None, 23.976, 25, 29.97, 59.94, 200]),
+)
+@settings(deadline=None)
+def test_delta_bounds_in_ms(rate, low, more, real):
+    rates = np.array([real or rate])
+    if (low + more) * rates[0] / 1000 > REACH:
+        return
+    lows, highs = delta_bounds(rates, (low, low + more), "ms")
+    assert 1 <= lows[0] <= highs[0]
+    if highs[0] > lows[0]:
+        assert lows[0] * 1000 / rates[0] >= low - 1e-2 and highs[0] * 1000 / rates[0] <= low + more + 1e-2
+    else:
+        assert abs(lows[0] - max(low, 1) * rates[0] / 1000) <= max(1.0, more * rates[0] / 1000) + 1e-9
 
 
-def test_index_checks_its_links():
-    index = make_index([20])
-    assert index.remaining(np.arange(20)).tolist() == list(range(19, -1, -1))
-    bad = ClipEntry("a", "s", None, [0, 2], [0, 0], [1, 1], [0, 0], [0, 0, 0], None, None)
-    with pytest.raises(FlickerError, match="not consecutive"):
-        FrameIndex(["x"], [ShardIndex("x", 0, "", [bad])])
-    lost = ClipEntry("a", "s", None, [0], [0], [1], [0], [0, 0, 0], "b", "x")
-    with pytest.raises(FlickerError, match="continued by b, which no index lists"):
-        FrameIndex(["x"], [ShardIndex("x", 0, "", [lost])])
-    round_a = ClipEntry("a", "s", None, [0], [0], [1], [0], [0, 0, 0], "b", "x")
-    round_b = ClipEntry("b", "s", None, [1], [0], [1], [0], [0, 0, 0], "a", "x")
-    with pytest.raises(FlickerError, match="circle"):
-        FrameIndex(["x"], [ShardIndex("x", 0, "", [round_a, round_b])])
+@pytest.mark.parametrize(
+    "delta, unit", [((0, 3), "frames"), ((5, 4), "frames"), ((1.5, 3), "frames"), ((1, 2), "s"), ((1, 129), "frames")]
+)
+def test_bad_delta(delta, unit):
+    with pytest.raises(UsageError):
+        delta_bounds(np.array([30.0]), delta, unit)
+
+
+def test_delta_in_ms_without_rates(tmp_path):
+    manifest = make_bare(tmp_path, [Run("a", 300, fps=None)])
+    with pytest.raises(FlickerError, match="folder_fps"):
+        open_rows(manifest, delta=(100, 200), delta_unit="ms")
+
+
+def test_delta_in_ms_follows_each_source(tmp_path):
+    manifest = make_bare(tmp_path, [Run("slow", 300, fps=25), Run("fast", 300, fps=100)])
+    mixture = open_rows(manifest, delta=(200, 400), delta_unit="ms")
+    for step in range(mixture.steps_per_epoch):
+        for first, _, distance, _ in frames_of(mixture.plan(0, step)):
+            low, high = ((5, 10), (20, 40))[first // crc(1, 0)]
+            assert low <= distance <= high
+
+
+@given(st.lists(st.floats(0.05, 1), min_size=1, max_size=4), st.integers(64, 300))
+def test_shares_of_a_mixture(weights, batch):
+    shares = batch_shares(weights, batch)
+    assert sum(shares) == batch
+    exact = np.array(weights) / sum(weights) * batch
+    assert np.abs(exact - shares).max() < 1
+    pattern = interleave(shares)
+    assert np.bincount(pattern).tolist() == shares
+    for end in range(batch):  # spread evenly: every beginning has its share
+        assert np.abs(np.bincount(pattern[:end], minlength=len(shares)) - end * np.array(shares) / batch).max() < 2
+
+
+def test_mixture_takes_its_share_of_every_batch(tmp_path):
+    one = make_bare(tmp_path / "one", [Run("a", 500)], shards=2)
+    two = make_bare(tmp_path / "two", [Run("b", 200)], seed=1)
+    sets = [(one, 3.0), (two, 1.0)]
+    whole = open_rows(sets, global_batch=16)
+    assert whole.steps_per_epoch == (498 + 198) // 16
+    ranks = [open_rows(sets, slice(4 * r, 4 * r + 4), processes=2, global_batch=16) for r in range(4)]
+    seen = []
+    for step in range(whole.steps_per_epoch):
+        plan = whole.plan(0, step)
+        assert np.bincount(plan.set).tolist() == [12, 4]
+        assert [f for rank in ranks for f in frames_of(rank.plan(0, step))] == frames_of(plan)
+        assert ((plan.where[0] >= len(one.shards)) == (plan.set == 1)[:, None]).all()
+        seen += [where for where, of in zip(plan.where[3, :, 0].tolist(), plan.set.tolist(), strict=True) if of == 0]
+    first_pass = seen[: 498 // 12 * 12]
+    assert len(set(first_pass)) == len(first_pass)  # no frame of a set twice before the set is used up
+
+
+def test_bad_mixtures(tmp_path):
+    manifest = make_bare(tmp_path, [Run("a", 500)])
+    with pytest.raises(UsageError, match="above 0"):
+        open_rows([(manifest, 1.0), (manifest, 0.0)])
+    with pytest.raises(UsageError, match="without a row"):
+        open_rows([(manifest, 1.0), (manifest, 0.001)])
+
+
+@given(st.integers(1, 100), st.integers(1, 20))
+def test_split_into_parts(rows, processes):
+    parts = split(rows, processes)
+    assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) - min(sizes) <= 1 and min(sizes) >= 1
+
+
+def test_index_out_of_step_with_the_manifest(tmp_path):
+    one = make_bare(tmp_path / "one", [Run("a", 500)], shards=2)
+    make_bare(tmp_path / "two", [Run("a", 400)], shards=2)
+    for name in ("shard-000000.idx", "shard-000001.idx"):
+        (tmp_path / "one" / name).write_bytes((tmp_path / "two" / name).read_bytes())
+    with pytest.raises(FlickerError, match=r"shard-00000.\.idx: its SHA-256 differs"):
+        open_rows(one).plan(0, 0)
+    with pytest.raises(FlickerError, match="damaged"):
+        read_index(b"nonsense", "x.idx")
+
+
+def test_planning_touches_few_shards(tmp_path):
+    """Opening a reader reads no index; a step reads those of its window."""
+    manifest = make_bare(tmp_path, [Run(f"s{n}", 640) for n in range(20)], shards=20)
+    for number in range(20):
+        (tmp_path / f"shard-{number:06d}.idx").write_bytes(b"")
+    mixture = open_rows(manifest)
+    assert mixture.steps_per_epoch == 20 * 638 // 8
+    with pytest.raises(FlickerError):
+        mixture.plan(0, 0)
+
+
+def test_permutation_and_hash():
+    assert sorted(permutation(1000, 1, 2)) == list(range(1000))
+    assert (permutation(1000, 1, 2) != permutation(1000, 1, 3)).any()
+    bits = np.unpackbits(mix(7, np.arange(4096)).view(np.uint8))
+    assert abs(bits.mean() - 0.5) < 0.005
+    # Vigna's reference: splitmix64 seeded with 1234567
+    assert mix(1234567)[0] == 6457827717110365317
+
+
+def test_too_little_data():
+    with pytest.raises(FlickerError, match="7 pairs are fewer than one global batch of 8"):
+        Order(np.array([3, 4]), seed=0, global_batch=8, window_frames=100)

@@ -1,10 +1,9 @@
 """verify: every fault is found, and named."""
 
-import json
-
 import pytest
 
 from shards import verify
+from shards.index import read_index
 from tests.shards.material import make_shards
 
 SHARD = "shard-000001"
@@ -16,7 +15,18 @@ def folder(tmp_path):
 
 
 def clips(folder, shard=SHARD):
-    return json.loads((folder / f"{shard}.idx").read_text())["clips"]
+    """Key, offsets and lengths of the frames, and place of KEY.json, of every clip of a shard."""
+    index = read_index((folder / f"{shard}.idx").read_bytes(), shard)
+    rows = [slice(index.row[clip], index.row[clip + 1]) for clip in range(len(index))]
+    return [
+        {
+            "key": index.keys[clip],
+            "offsets": index.offset[of].tolist(),
+            "lengths": index.length[of].tolist(),
+            "meta": index.meta(clip),
+        }
+        for clip, of in enumerate(rows)
+    ]
 
 
 def edit(path, change):
@@ -111,9 +121,8 @@ def test_exchanged_and_extra_shards_are_found(folder):
 
 
 def test_changed_index_is_found(folder):
-    edit(folder / f"{SHARD}.idx", lambda data: data.replace(b'"numbers":[', b'"numbers":[1,', 1))
     path = folder / f"{SHARD}.idx"
-    path.write_bytes(path.read_bytes().replace(b'"next":"', b'"next":"x', 1))
+    flip(path, len(path.read_bytes()) - 1)
     assert f"{SHARD}.idx: its SHA-256 differs from the manifest's" in verify(folder)
     path.write_bytes(b"{}")
     problems = verify(folder)
@@ -132,3 +141,8 @@ def test_changed_or_missing_manifest_is_one_problem(folder):
     assert len(verify(folder)) == 1
     (folder / "manifest.json").unlink()
     assert "not found" in verify(folder)[0]
+
+
+def test_changed_tails_are_found(folder):
+    flip(folder / "tails.safetensors", 200)
+    assert any("tails.safetensors: its SHA-256 differs" in problem for problem in verify(folder))

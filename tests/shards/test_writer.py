@@ -1,6 +1,5 @@
 """Writing: the same bytes every time, plain webdataset, nothing finished is lost."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,13 +7,17 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
 import webdataset
 
-from shards import FlickerError, UsageError, read_manifest, write
-from shards.index import load_frames
+from shards import FlickerError, UsageError, read_manifest, verify, write
+from shards.encode import stage_source
+from shards.index import read_index
+from shards.outlook import frames_read
+from shards.pool import Pool
 from tests.shards import workers
 from tests.shards.material import contents, make_folder, make_shards, make_video, picture
 
@@ -34,14 +37,15 @@ SMALL = {"size": 32, "clip_frames": 8, "shard_bytes": 40_000}
 
 
 def test_same_bytes_whatever_the_workers(sources, tmp_path):
-    for count in (0, 1, 2):
+    for count in (0, 1, 2, 4):
         write([sources], tmp_path / str(count), workers=count, **SMALL)
     first = contents(tmp_path / "0")
-    assert first == contents(tmp_path / "1") == contents(tmp_path / "2")
-    assert sum(name.endswith(".tar") for name in first) > 2
-    assert set(first) == {f"shard-{n:06d}.{s}" for n in range(len(first) // 2) for s in ("tar", "idx")} | {
-        "manifest.json"
-    }
+    assert first == contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "4")
+    shards = [name for name in first if name.endswith(".tar")]
+    assert len(shards) > 2
+    indexes = [name.replace(".tar", ".idx") for name in shards]
+    assert set(first) == {*shards, *indexes, "manifest.json", "tails.safetensors"}
+    assert verify(tmp_path / "0") == []
 
 
 def test_webdataset_alone_reads_the_shards(sources, tmp_path):
@@ -62,8 +66,7 @@ def test_webdataset_alone_reads_the_shards(sources, tmp_path):
 
 def test_clips_of_all_sources_are_mixed_over_the_shards(sources, tmp_path):
     manifest = write([sources], tmp_path, **SMALL)
-    index = json.loads((tmp_path / manifest.shards[0].index).read_text())
-    assert len({clip["source"] for clip in index["clips"]}) > 1
+    assert len(index_of(manifest, 0).sources) > 1
     assert contents(tmp_path) != contents_of(write([sources], tmp_path / "other", seed=1, **SMALL))
 
 
@@ -71,15 +74,28 @@ def contents_of(manifest):
     return contents(manifest.directory)
 
 
+def index_of(manifest, number):
+    shard = manifest.shards[number]
+    return read_index((manifest.directory / shard.index).read_bytes(), shard.index, shard.index_sha256)
+
+
+def clips_of(manifest, source):
+    """(first frame number, frames, frames known to follow) of a source's clips, in order."""
+    found = []
+    for number in range(len(manifest.shards)):
+        index = index_of(manifest, number)
+        for clip in np.flatnonzero([index.sources[n] == source for n in index.source]):
+            found.append((int(index.first[clip]), int(index.frames[clip]), int(index.after[clip])))
+    return sorted(found)
+
+
 def test_gaps_split_runs_and_are_reported(sources, tmp_path):
     manifest = write([sources], tmp_path, **SMALL)
     report = next(source for source in manifest.sources if source.name.endswith("jpeg"))
     assert (report.runs, report.frames, report.counts["gaps"]) == (2, 34, 1)
-    index = load_frames(manifest)
-    here = np.array([frame for frame in range(len(index)) if "-deep-jpeg-" in index.name(frame)])
-    numbers = index.number(here).tolist()
-    assert sorted(numbers) == [*range(1, 20), *range(25, 40)]
-    assert index.remaining(here)[numbers.index(19)] == 0
+    clips = clips_of(manifest, report.name)
+    assert [first for first, _, _ in clips] == [1, 9, 17, 25, 33]
+    assert [after for _, _, after in clips] == [11, 3, 0, 7, 0]
 
 
 def test_cut_splits_a_run(tmp_path):
@@ -88,15 +104,7 @@ def test_cut_splits_a_run(tmp_path):
     manifest = write([tmp_path / "in"], tmp_path / "out", size=32)
     cut, still = manifest.sources
     assert (cut.runs, cut.counts["cuts"], still.runs) == (2, 1, 1)
-    first, second = sorted((frames[0], frames[-1]) for frames in numbers_of(manifest, cut.name))
-    assert (first, second) == ((0, 19), (20, 39))
-
-
-def numbers_of(manifest, source):
-    for shard in manifest.shards:
-        for clip in json.loads((manifest.directory / shard.index).read_text())["clips"]:
-            if clip["source"] == source:
-                yield clip["numbers"]
+    assert clips_of(manifest, cut.name) == [(0, 20, 0), (20, 20, 0)]
 
 
 def test_fitting_jpeg_files_are_copied_bit_for_bit(tmp_path):
@@ -113,8 +121,6 @@ def test_frames_are_cropped_centrally_and_scaled(tmp_path):
     write([folder], tmp_path / "out", size=48, quality=100)
     sample = next(iter(webdataset.WebDataset(str(tmp_path / "out/shard-000000.tar"), shardshuffle=False)))
     stored = simplejpeg.decode_jpeg(sample["003.jpg"], colorspace="RGB").astype(int)
-    import cv2
-
     original = cv2.imread(str(folder / "reg_img3.png"))[:, 8:56, ::-1].astype(int)
     assert np.abs(stored - original)[10:, 10:].mean() < 4
 
@@ -131,9 +137,53 @@ def test_unusable_sources_are_reported_and_skipped(tmp_path):
         "in/short": "no run of 6 consecutive usable frames (3 frames in short runs, 1 short runs)",
     }
     assert manifest.frames == 10
-    with pytest.raises(FlickerError, match=r"3 of 4 sources were skipped, more than max_failed 0.5 allows"):
-        write([tmp_path / "in"], tmp_path / "strict", size=32, max_failed=0.5)
-    assert write([tmp_path / "in"], tmp_path / "strict", size=32).digest == manifest.digest
+    assert (tmp_path / "out/failures.txt").read_text().splitlines() == [
+        "in/broken.mp4: unreadable video: Invalid data found when processing input",
+        "in/empty: empty folder",
+        "in/short: no run of 6 consecutive usable frames (3 frames in short runs, 1 short runs)",
+    ]
+
+
+def test_too_many_failures_end_the_run_at_once_and_finished_work_is_kept(tmp_path):
+    make_folder(tmp_path / "in/good", range(10))
+    for number in range(8):
+        (tmp_path / f"in/empty{number}").mkdir(parents=True)
+    with pytest.raises(FlickerError, match=r"3 of 9 sources were skipped so far, more than max_failed 0.25 allows"):
+        write([tmp_path / "in"], tmp_path / "out", size=32, max_failed=0.25)
+    assert len((tmp_path / "out/failures.txt").read_text().splitlines()) == 3
+    assert len(list((tmp_path / "out/.staging").glob("source-*"))) == 4  # the long one is begun first
+    with pytest.raises(FlickerError, match=r"8 of 9 sources were skipped, more than max_failed 0.8 allows"):
+        write([tmp_path / "in"], tmp_path / "out", size=32, max_failed=0.8)
+    assert write([tmp_path / "in"], tmp_path / "out", size=32).frames == 10
+
+
+def test_a_mended_source_is_read_again_while_no_shard_is_written(tmp_path):
+    make_folder(tmp_path / "in/a", range(10))
+    (tmp_path / "in/b").mkdir(parents=True)
+    with pytest.raises(FlickerError, match="1 of 2 sources were skipped"):
+        write([tmp_path / "in"], tmp_path / "out", size=32, max_failed=0.4)
+    make_folder(tmp_path / "in/b", range(8))
+    manifest = write([tmp_path / "in"], tmp_path / "out", size=32, max_failed=0.4)
+    assert (manifest.frames, manifest.failures) == (18, [])
+    assert not (tmp_path / "out/failures.txt").exists()
+    assert contents_of(manifest) == contents_of(write([tmp_path / "in"], tmp_path / "again", size=32))
+    make_folder(tmp_path / "in/b", range(9))
+    with pytest.raises(FlickerError, match=r"other sources \(in/b was changed\)"):
+        write([tmp_path / "in"], tmp_path / "out", size=32, max_failed=0.4)
+
+
+def test_once_shards_are_written_a_mended_source_is_refused(tmp_path, monkeypatch):
+    make_folder(tmp_path / "in/a", range(10))
+    (tmp_path / "in/b").mkdir(parents=True)
+    import shards.writer as writer
+
+    monkeypatch.setattr(writer, "write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write([tmp_path / "in"], tmp_path / "out", size=32)
+    monkeypatch.undo()
+    make_folder(tmp_path / "in/b", range(8))
+    with pytest.raises(FlickerError, match=r"other sources \(in/b was changed\): give another --out, or delete it"):
+        write([tmp_path / "in"], tmp_path / "out", size=32)
 
 
 def test_nothing_usable_is_an_error(tmp_path):
@@ -178,7 +228,7 @@ import shards.encode as encode
 from shards import write
 real = encode._encode
 def slow(task, *rest):
-    if task.number == 2:
+    if task.source.name.endswith("s2"):
         print("third", flush=True)
         time.sleep(60)
     return real(task, *rest)
@@ -187,14 +237,14 @@ write([sys.argv[1]], sys.argv[2], size=32, clip_frames=8, shard_bytes=60_000, mi
 """
 
 
-def test_killed_while_encoding_it_continues_with_what_is_finished(tmp_path):
+def test_killed_while_encoding_it_continues_with_what_is_finished(tmp_path, monkeypatch):
     expected = make_shards(tmp_path / "whole")
     sources, out = tmp_path / "whole/in", tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", SLOW, sources, out], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "third\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    staged = {path: path.stat().st_mtime_ns for path in (out / ".staging").glob("source-*.json")}
+    staged = {path: path.stat().st_mtime_ns for path in (out / ".staging").glob("source-*")}
     assert len(staged) == 2
     with pytest.raises(FlickerError, match="is unfinished"):
         read_manifest(out)
@@ -203,13 +253,11 @@ def test_killed_while_encoding_it_continues_with_what_is_finished(tmp_path):
     import shards.writer as writer
 
     seen = []
-    original = writer.run_all
-    writer.run_all = lambda work, tasks, *rest: (seen.append(len(tasks)), original(work, tasks, *rest))[1]
-    try:
-        manifest = write([sources], out, size=32, clip_frames=8, shard_bytes=60_000, min_run=4)
-    finally:
-        writer.run_all = original
-    assert seen[0] == 1  # only the third source was encoded again
+    monkeypatch.setattr(
+        writer, "_staged", lambda task: (seen.append(task.source.name), (task.number, stage_source(task)))[1]
+    )
+    manifest = write([sources], out, size=32, clip_frames=8, shard_bytes=60_000, min_run=4)
+    assert seen == ["in/s2"]  # only the third source was encoded again
     assert contents(out) == contents(expected.directory)
     assert manifest.digest == expected.digest
 
@@ -235,19 +283,37 @@ def test_killed_while_packing_finished_shards_are_kept(tmp_path, monkeypatch):
 
 
 def test_a_dying_worker_takes_only_its_own_task_along():
-    from shards.pool import run_all
+    heard = []
+    with Pool(2, heard.append) as pool:
+        results = sorted(pool.run(workers.die_on_one, range(9), lambda number: -number))
+        assert results == [-1, 0, *range(2, 9)]
+        assert sorted(pool.run(workers.tell, range(5), None)) == [*range(5)]
+    assert sum(heard) >= 10
 
-    results = sorted(run_all(workers.die_on_one, range(4), 2, lambda number: -number))
-    assert results == [-1, 0, 2, 3]
+
+def test_tasks_are_drawn_as_they_are_worked_on():
+    drawn = []
+    with Pool(1) as pool:
+        results = pool.run(workers.tell, (drawn.append(n) or n for n in range(100)), None)
+        next(results)
+        assert len(drawn) < 10
+        results.close()
+
+
+def test_an_exception_of_a_task_comes_through_and_ends_the_workers():
+    with pytest.raises(FlickerError, match="task 3"), Pool(2) as pool:
+        list(pool.run(workers.fail_on_three, range(5), None))
+    assert not pool._executor
 
 
 HELD = """
 import sys
-from shards.pool import run_all
+from shards.outlook import frames_read
+from shards.pool import Pool
 from tests.shards.workers import hold
 if __name__ == "__main__":
-    for pid in run_all(hold, [sys.argv[1]], 1, None):
-        pass
+    with Pool(1) as pool:
+        list(pool.run(hold, [sys.argv[1]], None))
 """
 
 
@@ -278,14 +344,15 @@ def test_when_decord_breaks_its_word_the_video_is_read_again_with_pyav(tmp_path,
     from shards.video import DecoderDisagreesError, VideoFrames
 
     def broken(self):
-        yield 0, picture(0)
-        raise DecoderDisagreesError("decord stopped at frame 1: test")
+        for number in range(20):  # two clips are recorded by then
+            yield number, picture(number)
+        raise DecoderDisagreesError("decord stopped at frame 20: test")
 
-    expected = write([make_video(tmp_path / "in/a.mp4")], tmp_path / "one", size=32)
+    expected = write([make_video(tmp_path / "in/a.mp4")], tmp_path / "one", size=32, clip_frames=8)
     monkeypatch.setattr(VideoFrames, "_decord", broken)
-    manifest = write([tmp_path / "in/a.mp4"], tmp_path / "two", size=32)
+    manifest = write([tmp_path / "in/a.mp4"], tmp_path / "two", size=32, clip_frames=8)
     (report,) = manifest.fallbacks
-    assert (report.decoder, report.fallback, report.frames) == ("pyav", "decord stopped at frame 1: test", 40)
+    assert (report.decoder, report.fallback, report.frames) == ("pyav", "decord stopped at frame 20: test", 40)
     assert (tmp_path / "one/shard-000000.tar").read_bytes() == (tmp_path / "two/shard-000000.tar").read_bytes()
     assert expected.fallbacks == []
 
@@ -303,17 +370,60 @@ def test_second_run_on_the_same_folder_is_refused(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_the_next_run_continues(tmp_path, monkeypatch):
-    import shards.encode as encode
+    from shards.staging import Recorder
 
-    real = encode.append_clip
+    real = Recorder.add
 
-    def full(file, meta, *rest):
-        if "s1" in meta["source"]:
+    def full(self, key, *rest, **named):
+        if "s1" in key:
             raise OSError(28, "No space left on device")
-        return real(file, meta, *rest)
+        return real(self, key, *rest, **named)
 
-    monkeypatch.setattr(encode, "append_clip", full)
+    monkeypatch.setattr(Recorder, "add", full)
     with pytest.raises(FlickerError, match=r"cannot write .*: No space left on device: mend that and run again"):
         make_shards(tmp_path)
     monkeypatch.undo()
     assert make_shards(tmp_path).frames == 95
+
+
+def test_a_full_disk_while_packing_keeps_finished_shards(tmp_path, monkeypatch):
+    from shards.pack import ShardWriter
+
+    real = ShardWriter.add
+
+    def full(self, clip):
+        if self._task.number == 1:
+            raise OSError(28, "No space left on device")
+        return real(self, clip)
+
+    monkeypatch.setattr(ShardWriter, "add", full)
+    with pytest.raises(FlickerError, match=r"cannot write .*: No space left on device: mend that and run again"):
+        make_shards(tmp_path)
+    before = contents(tmp_path / "out/.staging")
+    assert not [name for name in before if name.startswith(".")], "half a shard is left"
+    when = (tmp_path / "out/shard-000000.tar").stat().st_mtime_ns
+    monkeypatch.undo()
+    manifest = make_shards(tmp_path)
+    assert manifest.frames == 95 and verify(manifest.directory) == []
+    assert (tmp_path / "out/shard-000000.tar").stat().st_mtime_ns == when
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_progress_counts_every_frame_once(sources, tmp_path, monkeypatch, count):
+    import shards.writer as writer
+
+    shown = []
+
+    class Kept(writer.Progress):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            shown.append(self)
+
+    monkeypatch.setattr(writer, "Progress", Kept)
+    mixed = make_folder(tmp_path / "mixed", range(80), size=(32, 32))
+    make_folder(tmp_path / "copied", range(70), size=(32, 32))
+    make_folder(mixed, [80], suffix=".png")  # found at the end: the folder is read anew, and its frames counted anew
+    manifest = write([sources, mixed, tmp_path / "copied"], tmp_path / "out", workers=count, **SMALL)
+    encoding, packing = shown
+    assert encoding.done == encoding.total == sum(frames_read(source) for source in manifest.sources) == 277
+    assert packing.done == packing.total == manifest.frames
