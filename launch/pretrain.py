@@ -23,6 +23,7 @@ from launch.cli import parse, run, to_yaml
 
 if TYPE_CHECKING:
     from pretrain.config import PretrainConfig
+    from pretrain.startup import Data
 
 
 def main(arguments: list[str]) -> None:
@@ -32,26 +33,38 @@ def main(arguments: list[str]) -> None:
     config = parse(PretrainConfig, arguments, command="deepspeed launch/pretrain.py", description=__doc__ or "")
     from pretrain import engine
     from pretrain.loop import train
-    from shards import read_manifest
+    from shards.errors import UsageError
     from shards.files import write_text
 
+    if config.data.shards and config.data.mixture:
+        raise UsageError("data.shards and data.mixture are both given; give one of them")
     world = engine.start()
     logging.getLogger().setLevel(logging.INFO if world.rank == 0 else logging.WARNING)
     try:
-        config = config if config.data.shards else _fit_batch(config, world.size)
-        shards = Path(config.data.shards) if config.data.shards else Path(config.run) / "synthetic-shards"
+        given = bool(config.data.shards or config.data.mixture)
+        config = config if given else _fit_batch(config, world.size)
+        synthetic = Path(config.run) / "synthetic-shards"
         if world.rank == 0:
             write_text(Path(config.run) / "config.yaml", to_yaml(config))
-            if not config.data.shards:
-                _synthesise(shards, max(config.model.image_size, 96))
+            if not given:
+                _synthesise(synthetic, max(config.model.image_size, 96))
         engine.barrier()
-        state = train(config, read_manifest(shards), world)
+        state = train(config, _read_data(config, synthetic), world)
     finally:
         engine.stop()
     if world.rank == 0:
         print(f"step {state.step}: encoder in {config.run}/encoder, checkpoints in {config.run}/checkpoints")
         print(f"next: python launch/finetune.py --config launch/recipes/finetune/casme2_micron.yaml "
               f"--data.root CASME2 --encoder {config.run}")  # fmt: skip
+
+
+def _read_data(config: PretrainConfig, synthetic: Path) -> Data:
+    """The manifests of the shards to train on."""
+    from shards import read_manifest
+
+    if config.data.mixture:
+        return [(read_manifest(place), share) for place, share in config.data.mixture.items()]
+    return read_manifest(config.data.shards or synthetic)
 
 
 def _fit_batch(config: PretrainConfig, ranks: int) -> PretrainConfig:

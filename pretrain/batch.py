@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.augment import AugmentConfig, augment
 from pretrain.encoder import IMAGE_MEAN, IMAGE_STD, normalise
 from pretrain.model import ModelConfig
 from pretrain.random import uniform
 from pretrain.swap import SwapConfig, swap_mask, swap_patches
 
-CROP_STREAM, FLIP_STREAM = 2, 3  # the swap has stream 1; crop i of a frame has CROP_STREAM + 16·i
+CROP_STREAM = 2  # crop i of a frame has CROP_STREAM + 16·i; the swap has stream 1, augmentation 3 to 5
 
 
 @dataclass
@@ -36,18 +37,16 @@ class Batch:
         return Batch(*frames, self.mask, crop, students, self.teacher_probabilities)
 
 
-def assemble(frames: Tensor, seeds: Tensor, model: ModelConfig, swap: SwapConfig, flip: bool) -> Batch:
+def assemble(
+    frames: Tensor, seeds: Tensor, model: ModelConfig, swap: SwapConfig, augmentation: AugmentConfig
+) -> Batch:
     """Build a batch; every random choice is a pure function of the sample's seed.
 
     Args:
-        frames: uint8 [B 2 S S 3] RGB, I(t) and I(t+δ), S = model.image_size.
+        frames: uint8 [B 2 H W 3] RGB, I(t) and I(t+δ), any size.
         seeds: int64 [B].
-        flip: mirror each pair left-right with probability ½ (the same way for both frames).
     """
-    pairs = frames.permute(0, 1, 4, 2, 3).float() / 255  # [B 2 3 H W]
-    if flip:
-        mirrored = uniform(seeds, FLIP_STREAM, 1).view(-1, 1, 1, 1, 1) < 0.5
-        pairs = torch.where(mirrored, pairs.flip(-1), pairs)
+    pairs = augment(frames, seeds, augmentation, model.image_size)  # [B 2 3 S S], S = model.image_size
     current = normalise(pairs[:, 0], IMAGE_MEAN, IMAGE_STD)
     reference = normalise(pairs[:, 1], IMAGE_MEAN, IMAGE_STD)
     mask = swap_mask(seeds, model.image_size // model.patch_size, swap)

@@ -116,7 +116,8 @@ def check_matches(state: RunState, model: ModelConfig, data_digest: str, seed: i
             )
     if state.data_digest != data_digest:
         raise FlickerError(
-            f"checkpoint {folder} was trained on other shards; set data.shards back or use another --run"
+            f"checkpoint {folder} was trained on other shards; set data.shards or data.mixture back, "
+            "or use another --run"
         )
     if state.seed != seed:
         raise FlickerError(f"checkpoint {folder} has seed {state.seed}, not {seed}; set it back or use another --run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pretrain.augment import AugmentConfig
 from pretrain.engine import EngineConfig
 from pretrain.model import ModelConfig
 from pretrain.swap import SwapConfig
@@ -15,19 +16,33 @@ class DataConfig:
     """Where pairs come from."""
 
     shards: str = ""
-    """Folder that launch/shard.py wrote. Empty: synthetic faces, made once in the run's folder."""
+    """Folder that launch/shard.py wrote, or the URL of one. Empty, without a mixture: synthetic faces, made once."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Instead of shards: several folders or URLs, each with its share of the pairs (shares are scaled to sum 1)."""
     global_batch: int = 32
     """Frame pairs per optimiser step, over all ranks and micro-batches."""
     delta: tuple[int, int] = (5, 11)
     """Smallest and largest distance δ between the two frames of a pair, in delta_unit."""
     delta_unit: Literal["frames", "ms"] = "frames"
     """frames (the paper, 30 fps video), or milliseconds, so that sources of different frame rates can be mixed."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Crop, mirroring and colour, on the device."""
     workers: int = 0
     """Reader processes per rank; 0 reads in the training process."""
-    flip: bool = True
-    """Mirror pairs left-right at random (both frames alike)."""
+    window_frames: int = 0
+    """Frames shuffled together, over all ranks: more mixes sources better; 0: 131072, or 8192 with pool."""
+    pool: bool = False
+    """Decode each frame of a window once, for both of its uses: less CPU time; up to window_frames in memory."""
     max_bad: float = 0.001
     """Share of damaged frames above which the run stops (below it they are replaced and counted)."""
+    allow_missing: bool = False
+    """Go on without shards that are missing, in another order of pairs; false refuses to start."""
+    cache_dir: str = ""
+    """Folder for what is fetched from URLs, shared by the ranks of a machine. Empty: the user's cache folder."""
+    cache_gb: float = 8.0
+    """Largest size of that folder's contents, GB."""
+    reader_timeout: float = 180.0
+    """Seconds after which a reader process that does not answer is replaced."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import signal
-import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -19,15 +17,16 @@ from pretrain import checkpoint
 from pretrain.batch import Batch, assemble
 from pretrain.checkpoint import RunState
 from pretrain.config import PretrainConfig
+from pretrain.device import Fed, Feed
 from pretrain.engine import World
 from pretrain.meters import Meters
 from pretrain.model import Losses
 from pretrain.optim import learning_rate
 from pretrain.pictures import sheet, write_png
 from pretrain.probe import motion_auroc
-from pretrain.startup import micro_batch, open_session
+from pretrain.startup import Data, micro_batch, open_session
 from pretrain.tracking import Tracker
-from shards import Manifest, PairBatch
+from shards import PairBatch
 from shards.errors import FlickerError
 from shards.progress import Progress
 from shards.synthetic import motion_pairs
@@ -38,13 +37,14 @@ COLLAPSE_BATCH = 8  # smaller batches may well hold one face only
 PROBE_PAIRS, PROBE_SIZE = 48, 96  # synthetic pairs of the motion probe, and the least size they are drawn at, pixels
 
 
-def train(config: PretrainConfig, manifest: Manifest, world: World) -> RunState:
+def train(config: PretrainConfig, data: Data, world: World) -> RunState:
     """Train until the budget is used up, SIGTERM arrives, or a loss is not finite.
 
-    Every rank calls it with the same arguments. Raises FlickerError (on every rank) for a non-finite loss,
-    a checkpoint that does not fit, or damaged data past the limit; the last checkpoint stays.
+    `data` is one shard set, or several with their shares of the pairs; every rank calls it with the same arguments.
+    Raises FlickerError (on every rank) for a non-finite loss or a checkpoint that does not fit, in which case the
+    last checkpoint stays, and for data that some rank cannot read, after a checkpoint of what was trained.
     """
-    trainer = Trainer(config, manifest, world)
+    trainer = Trainer(config, data, world)
     with _Termination() as termination:
         try:
             trainer.run(termination)
@@ -52,6 +52,7 @@ def train(config: PretrainConfig, manifest: Manifest, world: World) -> RunState:
             trainer.tracker.close(exit_code=1)
             raise
         finally:
+            trainer.feed.close()
             trainer.reader.close()
     trainer.tracker.close()
     return trainer.state
@@ -75,11 +76,12 @@ class _Termination:
 class Trainer:
     """One rank's share of a run."""
 
-    def __init__(self, config: PretrainConfig, manifest: Manifest, world: World):
+    def __init__(self, config: PretrainConfig, data: Data, world: World):
         self.config, self.world, self.run_dir = config, world, Path(config.run)
-        session = open_session(config, manifest, world)
+        session = open_session(config, data, world)
         self.engine, self.reader, self.state = session.engine, session.reader, session.state
         self.teacher, self.model_config, self.steps = session.teacher, session.model, session.steps
+        self.feed = Feed(self.reader, world.device)
         self.micro_batch = micro_batch(config, world)
         self.meters = Meters(self.model_config, world.device, world.size)
         first = world.rank == 0
@@ -87,7 +89,7 @@ class Trainer:
         self.tracker.truncate(self.state.step)
         self.state.wandb_id = self.tracker.run_id
         self._probe: Any = None
-        self._stopping = False
+        self._stopping = self._unreadable = False
 
     def run(self, termination: _Termination) -> None:
         """All steps that are left."""
@@ -106,35 +108,38 @@ class Trainer:
         if self.state.step == 0:
             self._log_probe()
             self.meters.restart()
-        batches = self._batches()
+        self._start_reading()
         quiet = self.world.rank != 0
         with Progress(self.steps, "pretraining", "steps", self.state.step, quiet) as progress:
             while self.state.step < self.steps:
-                losses, batch = self._step(batches, termination)
+                losses, batch = self._step(termination)
                 progress.advance(1)
                 if self._due(self.config.log.pictures):
                     self._show(batch, losses)
                 last = self.state.step == self.steps
-                if last or self._stopping or self._due(self.config.checkpoint.every):
+                if last or self._stopping or self._unreadable or self._due(self.config.checkpoint.every):
                     self._save()
+                self._raise_unreadable()
                 if self._stopping:
                     log.info("SIGTERM: saved step %d; the same command continues", self.state.step)
                     return
+
+    def _start_reading(self) -> None:
+        """The first batch; every rank learns whether one of them cannot read its own. Raises FlickerError."""
+        self.feed.read_ahead()
+        failed = torch.tensor([float(self.feed.failed)], device=self.world.device)
+        self._unreadable = bool(self.engine.reduce(failed, "max"))
+        self._raise_unreadable()
 
     def _due(self, every: int) -> bool:
         """Whether something done every so many steps (and at the last) is due now."""
         return every > 0 and (self.state.step % every == 0 or self.state.step == self.steps)
 
-    def _batches(self) -> Iterator[PairBatch]:
-        """Batches without end, epoch after epoch, from where the reader stands."""
-        while True:
-            yield from self.reader
-
-    def _step(self, batches: Iterator[PairBatch], termination: _Termination) -> tuple[Losses, Batch]:
+    def _step(self, termination: _Termination) -> tuple[Losses, Batch]:
         """One optimiser step; updates state, logs when due."""
-        asked = time.perf_counter()
-        pairs = next(batches)
-        self.meters.waited(time.perf_counter() - asked)
+        fed = self.feed.take()
+        pairs = fed.pairs
+        self.meters.waited(fed.waited)
         rate = learning_rate(self.state.step, self.steps, self.config.optim)
         self.engine.set_learning_rate(rate)
         done: list[Losses] = []
@@ -144,26 +149,27 @@ class Trainer:
             losses = self.engine(batch)
             done.append(losses)
             if part == self.config.engine.accumulation - 1:
-                self._check_finite(done, pairs, termination)
+                if self.state.step + 1 < self.steps:
+                    self.feed.read_ahead()  # while the device is busy with this step
+                self._agree(done, pairs, termination)
             self.engine.backward(losses.total)
             self.engine.step()
         if self.teacher is not None:
             self._update_teacher()
         self.state.step += 1
+        self.state.reader = fed.reader
         self.state.samples += self.config.data.global_batch
         self.meters.counted(self.config.data.global_batch)
         norm = self.engine.gradient_norm()
         if not math.isfinite(norm):
             raise FlickerError(self._diverged(f"the gradient norm of step {self.state.step} is {norm}", pairs))
         if self._due(self.config.log.every):
-            self._log(done, rate, norm)
+            self._log(done, rate, norm, fed)
         return done[-1], batch
 
     def _assemble(self, frames: Tensor, seeds: Tensor) -> Batch:
         """uint8 pairs to a batch in the engine's precision, with DINO's targets where it is on."""
-        device, config = self.world.device, self.config
-        frames, seeds = frames.to(device, non_blocking=True), seeds.to(device, non_blocking=True)
-        batch = assemble(frames, seeds, self.model_config, config.swap, config.data.flip)
+        batch = assemble(frames, seeds, self.model_config, self.config.swap, self.config.data.augment)
         if self.teacher is not None:
             batch.teacher_probabilities = self.teacher.targets(batch.student_crops[0])
         return batch.to(self.engine.dtype)
@@ -175,12 +181,20 @@ class Trainer:
         module: Any = self.engine.module
         self.teacher.update(module.encoder, module.dino, self.state.step / self.steps)
 
-    def _check_finite(self, losses: list[Losses], pairs: PairBatch, termination: _Termination) -> None:
-        """Before the update: stop every rank if any loss is not finite; agree on SIGTERM."""
+    def _raise_unreadable(self) -> None:
+        """Stop every rank where one of them cannot read its next batch. Raises FlickerError."""
+        if self._unreadable and self.feed.failed:
+            self.feed.take()
+        if self._unreadable:
+            raise FlickerError("another rank cannot read its next batch; its message says why")
+
+    def _agree(self, losses: list[Losses], pairs: PairBatch, termination: _Termination) -> None:
+        """Before the update: stop every rank if any loss is not finite; agree on SIGTERM and readers that failed."""
         finite = torch.stack([item.total.detach().float() for item in losses]).isfinite().all()
-        flags = torch.stack([(~finite).float(), finite.new_tensor(termination.asked).float()])
-        bad, stop = self.engine.reduce(flags, "max").tolist()
-        self._stopping = bool(stop)
+        told = torch.tensor([termination.asked, self.feed.failed], dtype=torch.float32)
+        flags = torch.cat([(~finite).float()[None], told.to(finite.device)])
+        bad, stop, unreadable = self.engine.reduce(flags, "max").tolist()
+        self._stopping, self._unreadable = bool(stop), bool(unreadable)
         if bad:
             terms = ", ".join(
                 f"{name} {float(getattr(losses[-1], name)):.4g}" for name in ("reconstruction", "agreement")
@@ -197,11 +211,14 @@ class Trainer:
             f"the same command continues from the last checkpoint in {self.run_dir}"
         )
 
-    def _log(self, losses: list[Losses], rate: float, norm: float) -> None:
-        """Means over micro-batches and ranks, and the meters, to the diary."""
-        values = self.engine.reduce(_means(losses), "mean").tolist()
-        figures = dict(zip(TERMS, values, strict=True))
-        figures |= {"lr": rate, "grad_norm": norm, "epoch": self.reader.epoch + 0.0, **self.meters.read()}
+    def _log(self, losses: list[Losses], rate: float, norm: float, fed: Fed) -> None:
+        """Means over micro-batches and ranks, the readers' counts over all ranks, and the meters, to the diary."""
+        means = _means(losses)  # [7]
+        counts = torch.tensor([float(self.reader.counts[name]) for name in COUNTED]).to(means.device)
+        values = self.engine.reduce(torch.cat([means, counts]), "mean").tolist()
+        figures = dict(zip((*TERMS, *COUNTED), values, strict=True))
+        figures |= {name: round(figures[name] * self.world.size) for name in COUNTED}
+        figures |= {"lr": rate, "grad_norm": norm, "epoch": fed.epoch + 0.0, **self.meters.read()}
         tell = self.micro_batch >= COLLAPSE_BATCH and self.model_config.agreement.kind != "none"
         if tell and figures["cls_spread"] < COLLAPSED:
             text = (
@@ -233,12 +250,12 @@ class Trainer:
 
     def _save(self) -> None:
         """A checkpoint of this step."""
-        self.state.reader = self.reader.state_dict()
         keep = self.config.checkpoint.keep
         checkpoint.save(self.run_dir, self.engine, self.state, self.model_config, self.teacher, keep)
 
 
 TERMS = ("loss", "reconstruction", "agreement", "cls_spread", "swapped_share", "diag_swapped", "diag_kept")
+COUNTED = ("unreadable_frames", "replaced_pairs", "worker_restarts")
 
 
 def _means(losses: list[Losses]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from shards import Manifest, PairReader
 from shards.errors import FlickerError, UsageError
 
 log = logging.getLogger(__name__)
+Data = Manifest | Sequence[tuple[Manifest, float]]
+"""One shard set, or several with their shares of the pairs."""
 
 
 @dataclass
@@ -37,23 +40,25 @@ class Session:
     """Optimiser steps of the whole run."""
 
 
-def open_session(config: PretrainConfig, manifest: Manifest, world: World) -> Session:
+def open_session(config: PretrainConfig, data: Data, world: World) -> Session:
     """Build everything, and load the newest checkpoint where the run has one. Collective.
 
     Raises:
         UsageError: sizes that do not divide.
-        FlickerError: a checkpoint of another architecture, of other data or of another seed; too few pairs.
+        FlickerError: a checkpoint of another architecture, of other data or of another seed; too few pairs; ranks
+            that find different shards.
     """
     model = build_model(config)
-    reader = _open_reader(config, manifest, world, model.config.image_size)
-    found = _find_checkpoint(config, manifest)
+    reader = _open_reader(config, data, world, model.config.image_size)
+    found = _find_checkpoint(config, reader.digest)
     tag, universal = found[0] if found else "", False
     if found and found[1].world != world.size:
         tag, universal = _convert(Path(config.run), found[0], found[1].world, world), True
     teacher = _make_teacher(model, world)
     optimiser = adamw(model, config.optim)
     engine = Engine(model, optimiser, config.engine, world, micro_batch(config, world), universal)
-    state = found[1] if found else RunState(seed=config.seed, data_digest=manifest.digest)
+    state = found[1] if found else RunState(seed=config.seed, data_digest=reader.digest)
+    _check_ranks(engine, reader)
     if found:
         root = Path(config.run) / "checkpoints"
         engine.load(root, tag)
@@ -89,10 +94,10 @@ def micro_batch(config: PretrainConfig, world: World) -> int:
     return batch // parts
 
 
-def _open_reader(config: PretrainConfig, manifest: Manifest, world: World, image_size: int) -> PairReader:
+def _open_reader(config: PretrainConfig, manifests: Data, world: World, image_size: int) -> PairReader:
     data = config.data
     return PairReader(
-        manifest,
+        manifests,
         seed=config.seed,
         global_batch=data.global_batch,
         rank=world.rank,
@@ -100,12 +105,43 @@ def _open_reader(config: PretrainConfig, manifest: Manifest, world: World, image
         delta=data.delta,
         delta_unit=data.delta_unit,
         workers=data.workers,
-        image_size=image_size,
+        image_size=_size_read(config, manifests, image_size),
+        window_frames=data.window_frames or None,
+        pool=data.pool,
         max_bad=data.max_bad,
+        allow_missing=data.allow_missing,
+        pin=world.device.type == "cuda",
+        cache_dir=data.cache_dir or None,
+        cache_gb=data.cache_gb,
+        timeout=data.reader_timeout,
     )
 
 
-def _find_checkpoint(config: PretrainConfig, manifest: Manifest) -> tuple[str, RunState] | None:
+def _size_read(config: PretrainConfig, manifests: Data, image_size: int) -> int:
+    """Side of the frames that the reader hands over, px.
+
+    The model's where the whole frame is used; where it is cropped, the stored one, but no more than the smallest
+    crop needs to have the model's size.
+    """
+    if not config.data.augment.crops:
+        return image_size
+    sets = [manifests] if isinstance(manifests, Manifest) else [manifest for manifest, _ in manifests]
+    stored = max(int(manifest.options["size"]) for manifest in sets)
+    return min(stored, math.ceil(image_size / math.sqrt(config.data.augment.crop_area[0])))
+
+
+def _check_ranks(engine: Engine, reader: PairReader) -> None:
+    """Every rank must see the same shards. Collective. Raises FlickerError."""
+    own = float(int(reader.digest[:6], 16))  # 24 bits, exact in float32
+    seen = engine.reduce(torch.tensor([own, -own], device=engine.world.device), "max").tolist()
+    if seen != [own, -own]:
+        raise FlickerError(
+            "the ranks see different shards: give every node the same folder, without data.allow_missing where "
+            "shards come and go"
+        )
+
+
+def _find_checkpoint(config: PretrainConfig, digest: str) -> tuple[str, RunState] | None:
     """The newest checkpoint's tag and state, checked to be of this run."""
     found = checkpoint.find_latest(Path(config.run))
     if found is None:
@@ -113,7 +149,7 @@ def _find_checkpoint(config: PretrainConfig, manifest: Manifest) -> tuple[str, R
     if not config.checkpoint.resume:
         raise FlickerError(f"{config.run} has a checkpoint ({found[0]}); use another --run, or let it resume")
     folder = Path(config.run) / "checkpoints" / found[0]
-    checkpoint.check_matches(found[1], config.model, manifest.digest, config.seed, folder)
+    checkpoint.check_matches(found[1], config.model, digest, config.seed, folder)
     return found
 
 

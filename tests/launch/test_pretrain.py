@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from pretrain import load_encoder, load_micron
+from shards import PairReader, read_manifest
 from tests.launch.conftest import Run, deepspeed, read_log
 from tests.launch.pretraining import SCRIPT, STEPS, TERMS, arguments, losses_of, same, weights_of
 
@@ -30,8 +31,26 @@ def test_a_run_leaves_everything_other_people_need(whole: Path) -> None:
     assert state["samples"] == STEPS * 8 and state["wandb_id"] and state["data_digest"] and state["reader"]
     assert load_encoder(whole).image_size == load_micron(whole).config.image_size == 32
     assert torch.equal(load_encoder(whole / "encoder").cls_token, load_micron(whole).encoder.cls_token)
-    fields = {"cls_spread", "lr", "grad_norm", "pairs_per_s", "data_wait", "mfu", "memory_gb", "swapped_share"}
+    fields = {
+        "cls_spread",
+        "lr",
+        "grad_norm",
+        "pairs_per_s",
+        "data_wait",
+        "mfu",
+        "memory_gb",
+        "swapped_share",
+        "unreadable_frames",
+    }
     assert fields | set(TERMS) <= set(read_log(whole)[-1])
+
+
+def test_a_checkpoint_has_the_readers_place_of_its_own_step(whole: Path, small_shards: Path) -> None:
+    """Not the place of the batch that was read ahead; the last step reads none ahead."""
+    reader = PairReader(read_manifest(small_shards), seed=0, global_batch=8)
+    for step in (8, 10, 12):
+        state = json.loads((whole / "checkpoints" / f"step-{step}" / "state.json").read_text())["reader"]
+        assert state["epoch"] * reader.steps_per_epoch + state["step"] == step
 
 
 def test_one_seed_gives_the_same_losses_bit_for_bit(command: Run, small_shards: Path, whole: Path, tmp_path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,21 +14,29 @@ from safetensors.torch import load_file
 from launch.cli import parse
 from pretrain import load_encoder
 from pretrain.config import PretrainConfig
+from shards import PairReader, read_manifest
+from shards.errors import FlickerError
 from tests.launch.conftest import Run, deepspeed, read_log
-from tests.launch.pretraining import SCRIPT, arguments, same, weights_of
+from tests.launch.pretraining import SCRIPT, STEPS, arguments, same, weights_of
 
 VARIANTS = {
-    "bf16": ["--engine.precision", "bf16"],
     "dino": ["--model.agreement.kind", "dino", "--model.agreement.local_crops", "2"],
     "zero 2": ["--engine.zero_stage", "2", "--engine.deepspeed_config", "launch/deepspeed/zero2.json"],
-    "reader processes": ["--data.workers", "2"],
+    "bf16, augmented, decoded once": [
+        *("--engine.precision", "bf16"),
+        *("--data.augment.crop_area", "[0.5, 1]", "--data.augment.brightness", "0.3", "--data.augment.blur", "1"),
+        *("--data.pool", "true", "--data.workers", "1"),
+    ],
+    "two shard sets": ["--data.shards", "", "--data.mixture", "MIXTURE", "--data.workers", "2"],
     "swapping alone": ["--model.dma", "none", "--model.poi", "none", "--model.agreement.kind", "none"],
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_train_draw_and_resume(command: Run, small_shards: Path, tmp_path: Path, variant: str) -> None:
-    words = arguments(small_shards, tmp_path / "run", "--log.pictures", "2", *VARIANTS[variant])
+    mixture = json.dumps({str(small_shards): 3, str(small_shards / ".." / small_shards.name): 1})
+    words = [mixture if word == "MIXTURE" else word for word in VARIANTS[variant]]
+    words = arguments(small_shards, tmp_path / "run", "--log.pictures", "2", *words)
     for steps in (2, 3):
         done = command(SCRIPT, *words, "--steps", str(steps))
         assert done.returncode == 0, done.stderr
@@ -67,6 +78,8 @@ FAULTS = {
     "batch that does not divide": (["--engine.accumulation", "3"], 2, "does not divide"),
     "another architecture": (["--model.dim", "64"], 1, "another architecture: model.dim is 32 there and 64 now"),
     "another seed": (["--seed", "9"], 1, "has seed 0, not 9"),
+    "shards twice": (["--data.mixture", '{"nowhere": 1}'], 2, "data.shards and data.mixture are both given"),
+    "augmentation out of range": (["--data.augment.crop_area", "[0, 1]"], 2, "data.augment.crop_area 0 1"),
     "no shards": (["--data.shards", "nowhere"], 1, "nowhere"),
     "more pairs than there are": (["--data.global_batch", "100000"], 1, "100000"),
     "no init": (["--checkpoint.init", "nowhere", "--run", "elsewhere"], 1, "no weights at nowhere"),
@@ -92,3 +105,35 @@ def test_faults_are_told_in_one_line_and_lose_nothing(
 def test_help_lists_defaults_and_units(command: Run) -> None:
     done = command(SCRIPT, "--help")
     assert done.returncode == 0 and "--optim.lr" in done.stdout and "default: 0.001" in done.stdout
+
+
+def test_data_that_one_rank_cannot_read_stop_all_after_a_checkpoint(
+    command: Run, small_shards: Path, tmp_path: Path
+) -> None:
+    readable = 0
+    for part in range(2, 12):  # damage a frame that is not needed at once
+        shutil.copytree(small_shards, tmp_path / "shards", dirs_exist_ok=True)
+        tar = tmp_path / "shards" / "shard-000000.tar"
+        data = bytearray(tar.read_bytes())
+        data[len(data) * part // 12] ^= 1
+        tar.write_bytes(data)
+        readable = _readable_steps(tmp_path / "shards")
+        if 2 <= readable < STEPS - 1:
+            break
+    words = ["--checkpoint.every", "1000", "--data.max_bad", "0"]
+    words = arguments(tmp_path / "shards", tmp_path / "run", *words)
+    done = command(SCRIPT, *words, launcher=deepspeed(2, 29633), timeout=120)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert any("above max_bad" in line for line in errors) and "Traceback" not in done.stderr
+    assert [line["step"] for line in read_log(tmp_path / "run")] == list(range(1, readable + 1))
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == f"step-{readable}"
+
+
+def _readable_steps(shards: Path) -> int:
+    """Steps before the first unreadable frame."""
+    steps = 0
+    with contextlib.suppress(FlickerError):
+        for _ in PairReader(read_manifest(shards), seed=0, global_batch=8, max_bad=0, image_size=32):
+            steps += 1
+    return steps

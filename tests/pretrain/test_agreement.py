@@ -4,6 +4,7 @@ import torch
 
 from pretrain import create
 from pretrain.agreement import AgreementConfig, DinoHead, DinoTeacher, dino_loss, mse_agreement
+from pretrain.augment import AugmentConfig
 from pretrain.batch import assemble
 from pretrain.swap import SwapConfig
 from tests.sizes import SIZES
@@ -35,7 +36,7 @@ def test_teacher_follows_the_student_and_gets_no_gradient() -> None:
     model = create("tiny", **SIZES, agreement=config)
     teacher = DinoTeacher(model.encoder, model.dino, config, torch.device("cpu"))
     frames = torch.randint(0, 255, (4, 2, 32, 32, 3), dtype=torch.uint8)
-    batch = assemble(frames, torch.arange(4), model.config, SwapConfig(min_block=2), flip=False)
+    batch = assemble(frames, torch.arange(4), model.config, SwapConfig(min_block=2), AugmentConfig(flip=False))
     assert [crops.shape for crops in batch.student_crops] == [(8, 3, 32, 32), (8, 3, 16, 16)]
     batch.teacher_probabilities = teacher.targets(batch.student_crops[0])
     assert torch.allclose(batch.teacher_probabilities.sum(-1), torch.ones(2, 4))

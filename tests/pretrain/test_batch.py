@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.agreement import AgreementConfig
+from pretrain.augment import AugmentConfig
 from pretrain.batch import assemble, random_crop
 from pretrain.model import ModelConfig, resolve
 from pretrain.pictures import to_rgb
@@ -22,29 +23,29 @@ def _frames(count: int) -> torch.Tensor:
 @settings(max_examples=15, deadline=None)
 def test_a_sample_does_not_depend_on_its_batch(seed: int, cut: int) -> None:
     frames, seeds = _frames(6), torch.arange(6) * 977 + seed
-    whole = assemble(frames, seeds, MODEL, SWAP, flip=True)
-    parts = [assemble(frames[s], seeds[s], MODEL, SWAP, flip=True) for s in (slice(0, cut), slice(cut, 6))]
+    whole = assemble(frames, seeds, MODEL, SWAP, AugmentConfig())
+    parts = [assemble(frames[s], seeds[s], MODEL, SWAP, AugmentConfig()) for s in (slice(0, cut), slice(cut, 6))]
     for name in ("current", "reference", "swapped", "mask", "crop"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
 
 
 def test_without_flip_frames_come_through_unchanged() -> None:
     frames = _frames(3)
-    batch = assemble(frames, torch.arange(3), MODEL, SWAP, flip=False)
+    batch = assemble(frames, torch.arange(3), MODEL, SWAP, AugmentConfig(flip=False))
     assert (to_rgb(batch.current) == frames[:, 0].numpy()).all()
     assert (to_rgb(batch.reference) == frames[:, 1].numpy()).all()
 
 
 def test_both_frames_of_a_pair_are_mirrored_alike() -> None:
     frames = _frames(64)
-    batch = assemble(frames, torch.arange(64), MODEL, SWAP, flip=True)
+    batch = assemble(frames, torch.arange(64), MODEL, SWAP, AugmentConfig())
     mirrored = [(to_rgb(batch.current)[i] == frames[i, 0].flip(1).numpy()).all() for i in range(64)]
     also = [(to_rgb(batch.reference)[i] == frames[i, 1].flip(1).numpy()).all() for i in range(64)]
     assert mirrored == also and 15 < sum(mirrored) < 49
 
 
 def test_unswapped_patches_are_of_the_current_frame() -> None:
-    batch = assemble(_frames(4), torch.arange(4), MODEL, SWAP, flip=False)
+    batch = assemble(_frames(4), torch.arange(4), MODEL, SWAP, AugmentConfig(flip=False))
     mask = batch.mask.view(4, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3).expand(-1, 3, -1, -1)
     assert torch.equal(batch.swapped[mask], batch.reference[mask])
     assert torch.equal(batch.swapped[~mask], batch.current[~mask])
@@ -63,5 +64,5 @@ def test_crop_of_the_whole_frame_is_the_frame_and_crops_stay_inside() -> None:
 def test_dino_makes_two_global_and_the_local_crops() -> None:
     model = resolve(ModelConfig(preset="small", agreement=AgreementConfig(kind="dino", local_crops=3)))
     frames = torch.zeros(2, 2, 224, 224, 3, dtype=torch.uint8)
-    batch = assemble(frames, torch.arange(2), model, SwapConfig(), flip=False)
+    batch = assemble(frames, torch.arange(2), model, SwapConfig(), AugmentConfig(flip=False))
     assert [tuple(c.shape) for c in batch.student_crops] == [(4, 3, 224, 224), (6, 3, 96, 96)]

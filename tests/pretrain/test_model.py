@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from pretrain import create
 from pretrain.agreement import AgreementConfig
+from pretrain.augment import AugmentConfig
 from pretrain.batch import assemble
 from pretrain.decoder import patchify, unpatchify
 from pretrain.flops import pair_flops
@@ -25,7 +26,7 @@ def _batch(model: MicronBert, count: int = 4):
     frames = torch.randint(
         0, 255, (count, 2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
-    return assemble(frames, torch.arange(count), model.config, SwapConfig(min_block=2), flip=True)
+    return assemble(frames, torch.arange(count), model.config, SwapConfig(min_block=2), AugmentConfig())
 
 
 VARIANTS = {
