@@ -101,7 +101,7 @@ class FileReader:
 
     def __init__(self, folder: str | Path):
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        self._resize(1 << 18)
+        self._resize(1 << 16)
 
     def _resize(self, size: int) -> None:
         self._buffer = bytearray(size)
@@ -111,12 +111,11 @@ class FileReader:
     def read(self, name: str) -> Image:
         """A file's bytes, uint8 [n]; they stay until the next call. Raises OSError, ValueError if above LARGEST."""
         descriptor = os.open(name, os.O_RDONLY, dir_fd=self._folder)
-        filled = 0
         try:
-            while got := os.readv(descriptor, [self._view[filled:] if filled else self._view]):
-                filled += got
-                if filled == len(self._buffer):
-                    self._grow(name)
+            filled = os.readv(descriptor, [self._view])
+            while filled == len(self._buffer):  # a file that ends within the buffer is whole
+                self._grow(name)
+                filled += os.readv(descriptor, [self._view[filled:]])
         finally:
             os.close(descriptor)
         return self._bytes[:filled]

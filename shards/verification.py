@@ -24,7 +24,8 @@ def verify(directory: str | Path) -> list[str]:
 
     Reads every byte. Checks the digests of the manifest and of the tails; for each shard and index that it exists
     and its size and SHA-256; for each frame and KEY.json its CRC32C and its tar header; that the tar ends where the
-    index says; that the clips' successors exist; that no shard is there which the manifest does not list.
+    index says; that the clips' successors exist; that webdataset alone finds all clips; that no shard is there which
+    the manifest does not list.
     """
     directory = Path(directory)
     try:
@@ -96,7 +97,7 @@ def _check_tar(directory: Path, shard: ShardInfo, index: ShardIndex | None) -> l
         with path.open("rb") as file:
             members = [problem for clip in range(len(index)) for problem in _check_clip(file, index, clip)]
             members += _check_end(file, index, size)
-        problems += [f"{shard.name}: {problem}" for problem in members]
+        problems += [f"{shard.name}: {problem}" for problem in [*members, *_check_plain(path, index)]]
     return problems
 
 
@@ -145,6 +146,23 @@ def _check_end(file: BinaryIO, index: ShardIndex, size: int) -> list[str]:
     if len(tail) < END_OF_ARCHIVE or tail.strip(b"\0"):
         return [f"the tar does not end properly after its last member (byte {end})"]
     return []
+
+
+def _check_plain(path: Path, index: ShardIndex) -> list[str]:
+    """Whether webdataset, which knows no index, finds the same clips with all their frames."""
+    import webdataset  # imports torch
+
+    seen: dict[str, int] = {}
+    fault = ""
+    try:
+        for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
+            seen[sample["__key__"]] = sum(name.endswith("jpg") for name in sample)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        fault = f" and ends with an error ({(str(error).splitlines() or [type(error).__name__])[0]})"
+    whole = sum(seen.get(key) == frames for key, frames in zip(index.keys, index.frames.tolist(), strict=True))
+    if whole == len(index) == len(seen) and not fault:
+        return []
+    return [f"a plain webdataset reader finds {whole} of its {len(index)} clips{fault}"]
 
 
 def _strangers(manifest: Manifest) -> list[str]:

@@ -19,6 +19,7 @@ from shards.staging import read_summary, staged_path
 
 log = logging.getLogger(__name__)
 STAGING = ".staging"
+FAILURES = "failures.txt"
 
 
 def finished(directory: Path, options: Options, found: Sequence[Source], marks: Sequence[str]) -> Manifest | None:
@@ -83,9 +84,9 @@ def _lock(lock: int, directory: Path) -> None:
 
 def _sweep(directory: Path, staging: Path) -> None:
     """Remove what a killed run left half-written."""
-    for folder, pattern in ((staging, ".*"), (directory, f".{MANIFEST}.*"), (directory, f".{TAILS}.*")):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    of_names = [path for name in (MANIFEST, TAILS, FAILURES) for path in directory.glob(f".{name}.*")]
+    for path in [*staging.glob(".*"), *of_names]:
+        path.unlink(missing_ok=True)
 
 
 def _plan(options: Options, found: Sequence[Source], marks: Sequence[str]) -> dict[str, Any]:

@@ -28,9 +28,9 @@ from shards.progress import Progress
 from shards.schema import Options, SourceReport
 from shards.sources import Source, discover, settings
 from shards.staging import read_summary, staged_path
+from shards.workspace import FAILURES
 
 log = logging.getLogger(__name__)
-FAILURES = "failures.txt"
 
 
 def write(

@@ -67,6 +67,7 @@ def test_flipped_bit_in_a_tar_header_names_the_member(folder, position):
     flip(folder / f"{SHARD}.tar", clip["offsets"][2] - 512 + position)
     problems = verify(folder)
     assert any(f"{clip['key']}.002.jpg: its tar header is damaged" in problem for problem in problems), problems
+    assert any("a plain webdataset reader finds" in problem for problem in problems), problems
 
 
 def test_flipped_byte_in_the_padding_is_found(folder):

@@ -245,6 +245,8 @@ def test_killed_while_encoding_it_continues_with_what_is_finished(tmp_path, monk
     process.send_signal(signal.SIGKILL)
     process.wait()
     staged = {path: path.stat().st_mtime_ns for path in (out / ".staging").glob("source-*")}
+    for path in (out / ".manifest.json.x", out / ".staging/.source-000002.staged.x"):
+        path.write_bytes(b"half")  # what a kill leaves
     assert len(staged) == 2
     with pytest.raises(FlickerError, match="is unfinished"):
         read_manifest(out)
