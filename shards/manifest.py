@@ -49,6 +49,14 @@ class ShardTable(Sequence[ShardInfo]):
         fields.update({name: int(column[at]) for name, column in self._numbers.items()})
         return ShardInfo(**fields)
 
+    def text(self, name: str) -> list[str]:
+        """A column of text: name, index, sha256 or index_sha256."""
+        return self._text[name].astype(str).tolist()
+
+    def numbers(self, name: str) -> list[int]:
+        """A column of numbers: bytes, clips or frames."""
+        return self._numbers[name].tolist()
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 

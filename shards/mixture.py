@@ -265,24 +265,26 @@ def split(rows: int, processes: int) -> list[slice]:
 
 def _check(manifest: Manifest, store: Store, allow_missing: bool) -> frozenset[int]:
     """Numbers of the missing shards. Raises FlickerError naming them unless they may be missing."""
-    wrong = [shard.name for n, shard in enumerate(manifest.shards) if shard.name != f"{shard_name(n)}.tar"]
+    names, indexes = manifest.shards.text("name"), manifest.shards.text("index")
+    wrong = [name for n, name in enumerate(names) if name != f"{shard_name(n)}.tar"]
     if wrong:
         raise FlickerError(f"{manifest.name}: shard {wrong[0]} is out of order in the manifest: write it again")
-    sizes = store.sizes([name for shard in manifest.shards for name in (shard.name, shard.index)])
+    sizes = store.sizes([*names, *indexes])
     if sizes is None:
         return frozenset()  # cannot be listed: what is missing shows when it is read
     faults = {}
-    for number, shard in enumerate(manifest.shards):
-        size = sizes.get(shard.name)
-        if size is None or shard.index not in sizes:
-            faults[number] = f"{shard.name if size is None else shard.index} is missing"
-        elif size != shard.bytes:
-            faults[number] = f"{shard.name} has {size} bytes, not {shard.bytes}"
+    expected = zip(names, indexes, manifest.shards.numbers("bytes"), strict=True)
+    for number, (name, index, listed) in enumerate(expected):
+        size = sizes.get(name)
+        if size is None or index not in sizes:
+            faults[number] = f"{name if size is None else index} is missing"
+        elif size != listed:
+            faults[number] = f"{name} has {size} bytes, not {listed}"
     if faults and not allow_missing:
-        listed = "; ".join(list(faults.values())[:LISTED])
+        first = "; ".join(list(faults.values())[:LISTED])
         more = f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
         raise FlickerError(
-            f"{manifest.name}: {listed}{more}: restore the files, write the folder again, or leave these shards "
+            f"{manifest.name}: {first}{more}: restore the files, write the folder again, or leave these shards "
             "out with allow_missing"
         )
     for fault in faults.values():

@@ -13,6 +13,7 @@ import math
 import os
 import random
 import re
+import stat
 import threading
 import time
 from collections import OrderedDict
@@ -212,8 +213,8 @@ class LocalStore(Store):
         wanted = set(names)
         try:
             with os.scandir(self._folder) as entries:
-                found = [entry for entry in entries if entry.name in wanted and entry.is_file()]
-                return {entry.name: entry.stat().st_size for entry in found}
+                found = {entry.name: _file_size(entry) for entry in entries if entry.name in wanted}
+            return {name: size for name, size in found.items() if size is not None}
         except OSError as error:
             raise StoreError(f"cannot list {self._folder}: {error.strerror}: check the folder's name") from None
 
@@ -249,6 +250,15 @@ class LocalStore(Store):
         """Open the file anew next time (a replaced file, a stale handle of a network mount)."""
         with self._opening:
             self._files.pop(name, None)
+
+
+def _file_size(entry: os.DirEntry[str]) -> int | None:
+    """Bytes of a file; None for what is none (a folder, a link to nothing)."""
+    try:
+        status = entry.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 class _ShortError(Exception):

@@ -39,8 +39,10 @@ class Tails:
 
     def anchors(self, low: NDArray[np.int64], shards: int) -> NDArray[np.int64]:
         """Frames of each shard with at least `low` [G] (1 to REACH) frames after them, [shards]."""
-        fewer = np.concatenate([np.zeros((len(self.shard), 1), np.int64), np.cumsum(self.tail, 1, np.int64)], 1)
-        rows = self.frames - fewer[np.arange(len(low)), low]
+        rows = self.frames.astype(np.int64)
+        for least in np.unique(low).tolist():
+            here = low == least
+            rows[here] -= self.tail[here, :least].sum(1, dtype=np.int64)
         return np.bincount(self.shard, weights=rows, minlength=shards).astype(np.int64)
 
 
