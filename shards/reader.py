@@ -96,7 +96,11 @@ class PairReader:
         if world < 1 or not 0 <= rank < world:
             raise UsageError(f"rank {rank} of world {world}: rank must be 0 to world - 1")
         if global_batch < 1 or global_batch % world:
-            raise UsageError(f"global batch {global_batch} does not divide by {world} ranks")
+            fitting = [size for size in range(1, 2 * world) if global_batch % size == 0]
+            raise UsageError(
+                f"global batch {global_batch} does not divide by {world} ranks; it does by "
+                f"{', '.join(map(str, fitting))}"
+            )
         if workers < 0 or timeout <= 0 or (window_frames is not None and window_frames < 1):
             raise UsageError(f"workers {workers}, timeout {timeout} s or window_frames {window_frames} is too small")
         self.seed, self.global_batch, self.rank, self.world = seed, global_batch, rank, world

@@ -373,6 +373,8 @@ def test_what_plain_readers_lose_in_silence_is_counted_or_harmless(tmp_path, fau
 def test_wrong_use_is_refused(manifest):
     with pytest.raises(UsageError, match="does not divide by 3 ranks"):
         reader_of(manifest, world=3)
+    with pytest.raises(UsageError, match=r"it does by 1, 2, 4$"):
+        reader_of(manifest, world=3)
     with pytest.raises(UsageError, match="rank 2 of world 2"):
         reader_of(manifest, rank=2, world=2)
     with pytest.raises(FlickerError, match="fewer than one global batch of 800"):
@@ -409,3 +411,23 @@ def test_grey_frames_come_as_rgb(tmp_path):
     manifest = write([folder], tmp_path / "out", size=32)
     frames = next(iter(reader_of(manifest))).frames
     assert torch.equal(frames[..., 0], frames[..., 2])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_frame_that_was_damaged_before_it_was_stored_is_replaced(tmp_path, workers):
+    """Its checksum is right, and copying does not decode every frame."""
+    folder = make_folder(tmp_path / "in", range(40), size=(32, 32))
+    path = folder / "reg_img13.jpg"
+    data = bytearray(path.read_bytes())
+    data[-60:-58] = b"\xff\xd9"  # the picture ends here
+    path.write_bytes(data)
+    manifest = write([folder], tmp_path / "out", size=32)
+    assert manifest.sources[0].counts["copied_frames"] == 40 and verify(manifest.directory) == []
+    reader = reader_of(manifest, max_bad=0.05, workers=workers)
+    batches = list(reader)
+    assert len(batches) == reader.steps_per_epoch == 35 // 8
+    (reason,) = reader.bad_frames.values()
+    assert "it does not decode" in reason
+    shown = {int(name.split("/")[1]) + which * delta for batch in batches
+             for name, delta in zip(batch.keys, batch.delta.tolist(), strict=True) for which in range(2)}  # fmt: skip
+    assert 13 not in shown
