@@ -22,6 +22,7 @@ I64 = NDArray[np.int64]
 # What a hash is for; a different last word gives an independent stream.
 SHARDS, ANCHORS, DELTA, SAMPLE, REPLACE, PACK, CLIPS = range(1, 8)
 SEGMENTS = 64  # at most, per window
+NEARBY = 4  # replacements that are drawn from the window
 
 
 def splitmix64(x: U64) -> U64:
@@ -107,8 +108,13 @@ class Order:
         return shards[nth], places - (ends[nth] - self.anchors[shards[nth]])
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
-        """The place that stands in where the pair at `position` is unreadable: drawn from its window."""
-        steps = self.window_steps(self.window_of(position // self.global_batch))
+        """The place that stands in where the pair at `position` is unreadable.
+
+        The first attempts stay in its window, whose indexes are at hand; later ones are drawn from the whole epoch,
+        since a window may lie in one shard that is lost.
+        """
+        window = self.window_steps(self.window_of(position // self.global_batch))
+        steps = window if attempt < NEARBY else range(self.steps_per_epoch)
         draw = int(mix(self.seed, epoch, position, attempt, REPLACE)[0] % np.uint64(len(steps) * self.global_batch))
         return steps.start * self.global_batch + draw
 

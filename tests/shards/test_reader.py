@@ -431,3 +431,15 @@ def test_a_frame_that_was_damaged_before_it_was_stored_is_replaced(tmp_path, wor
     shown = {int(name.split("/")[1]) + which * delta for batch in batches
              for name, delta in zip(batch.keys, batch.delta.tolist(), strict=True) for which in range(2)}  # fmt: skip
     assert 13 not in shown
+
+
+def test_a_window_that_lies_in_a_lost_shard_is_replaced_from_elsewhere(tmp_path):
+    manifest = make_shards(tmp_path, (90, 90, 90))
+    reader = reader_of(manifest, window_frames=8, max_bad=1.0)
+    path = manifest.directory / "shard-000001.tar"
+    path.write_bytes(bytes(path.stat().st_size))
+    batches = list(reader)
+    assert len(batches) == reader.steps_per_epoch
+    lost = {(key, number) for _, number, key, shard, _, _ in places(manifest) if shard == path.name}
+    shown = {(name.split("/")[0], int(name.split("/")[1])) for batch in batches for name in batch.keys}
+    assert shown and not shown & lost
