@@ -6,7 +6,6 @@ Imports no torch: a worker starts in a quarter of a second and takes 60 MB.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import itertools
 from collections.abc import Sequence
 
@@ -22,6 +21,7 @@ from shards.store import OutageError, Store, StoreError
 Bad = tuple[int, int, str]
 """(row, which of the two frames, reason)"""
 NO_SLOT = -1
+PLACES = 1024  # shards whose names are remembered
 
 
 class BadFrameError(FlickerError):
@@ -41,6 +41,7 @@ class Fetcher:
     def __init__(self, stores: Sequence[Store], counts: Sequence[int], size: int, held: int = 0):
         self.stores, self.size = stores, size
         self._first = [0, *itertools.accumulate(counts)][:-1]
+        self._places: dict[int, tuple[Store, str]] = {}
         self._held = np.empty((held, size, size, 3), np.uint8) if held else None
         self._tags: list[tuple[int, int] | None] = [None] * held
 
@@ -104,8 +105,13 @@ class Fetcher:
 
     def _place(self, shard: int) -> tuple[Store, str]:
         """The store of a shard, and the shard's name there."""
-        number = bisect.bisect_right(self._first, shard) - 1
-        return self.stores[number], f"{shard_name(shard - self._first[number])}.tar"
+        if (known := self._places.get(shard)) is None:
+            number = bisect.bisect_right(self._first, shard) - 1
+            known = self.stores[number], f"{shard_name(shard - self._first[number])}.tar"
+            if len(self._places) >= PLACES:
+                self._places.clear()
+            self._places[shard] = known
+        return known
 
     @staticmethod
     def _bytes(store: Store, name: str, offset: int, length: int) -> bytes | memoryview:
@@ -118,9 +124,11 @@ class Fetcher:
 
     def _decode(self, data: bytes | memoryview, target: NDArray[np.uint8]) -> None:
         """JPEG to RGB; resized where the stored frame has another size. Raises ValueError."""
-        with contextlib.suppress(ValueError):  # also raised where the frame is larger than the target
-            if simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=target).shape == target.shape:
+        try:
+            if simplejpeg.decode_jpeg(data, "RGB", buffer=target).shape == target.shape:
                 return
+        except ValueError:  # damaged, or larger than the target: which of them, decoding once more tells
+            pass
         from shards.crop import resize  # imports OpenCV, which a worker often does without
 
         target[:] = resize(simplejpeg.decode_jpeg(data, colorspace="RGB"), self.size)

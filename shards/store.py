@@ -165,15 +165,18 @@ class LocalStore(Store):
         if length > len(self._buffer):
             self._buffer = bytearray(2 * length)
         window = memoryview(self._buffer)[:length]  # fresh memory would cost three times as much as the reading
-        with contextlib.suppress(OSError):
+        try:
             file = self._files.get(name) or self._file(name)
-            if not self._lost and os.preadv(file.descriptor, (window,), offset) == length:
-                counts = self.counts  # one thread only: no lock
-                counts["requests"] += 1
-                counts["bytes_fetched"] += length
-                counts["bytes_read"] += length
-                return window.toreadonly()
-        return self.read(name, offset, length)
+            whole = not self._lost and os.preadv(file.descriptor, (window,), offset) == length
+        except OSError:
+            whole = False
+        if not whole:
+            return self.read(name, offset, length)
+        counts = self.counts  # one thread only: no lock
+        counts["requests"] += 1
+        counts["bytes_fetched"] += length
+        counts["bytes_read"] += length
+        return window.toreadonly()
 
     def _pread(self, name: str, offset: int, length: int) -> bytes:
         file = self._file(name)

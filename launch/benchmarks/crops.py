@@ -175,6 +175,19 @@ def write_video(path: Path, frames: list[Array], *, gop: int = 250, crf: int = 1
         container.mux(stream.encode())
 
 
+def link_frames(folder: Path, material: Material, copies: int) -> None:
+    """`many`: the frames of all sources and as many copies of them, by hard links."""
+    for copy, source in itertools.product(range(copies + 1), material.lengths):
+        target = folder / "many" / str(copy) / source
+        if not target.exists():
+            temporary = target.with_name(f".{source}")
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            for path in material.paths(source):
+                (temporary / path.name).hardlink_to(path)
+            temporary.replace(target)
+
+
 def make_cameras(folder: Path, videos: int, frames: int, copies: int) -> None:
     """`camera/NAME.mp4`, 640 x 480 px, and `cameras/`: so many copies of each, which are sources of their own."""
     once, often = folder / "camera", folder / "cameras"

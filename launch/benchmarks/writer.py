@@ -48,7 +48,7 @@ class WriterConfig:
     cameras: int = 16
     """videos of 150 frames, 640 x 480 px, H.264, whose frames are encoded"""
     copies: int = 3
-    """as many copies of these videos for the runs with workers: starting them should not count"""
+    """as many copies of videos and JPEG frames for the runs with workers: starting these should not count"""
     repeats: int = 3
     """times that everything is measured, in turn (aligning once)"""
     quick: bool = False
@@ -66,6 +66,7 @@ def main(arguments: list[str]) -> None:
     with folder_for(config.data) as folder:
         lengths = crops.draw_lengths(config.sources, *((40, 50, 60) if config.quick else (40, 158, 700)))
         material = crops.make(folder, lengths, config.size, list(config.videos))
+        crops.link_frames(folder, material, config.copies)
         crops.make_cameras(folder, config.cameras, 20 if config.quick else 150, config.copies)
         results = _interleave(config, material)
     about["load_after"] = machine.describe()["load"]

@@ -123,14 +123,14 @@ def encode_two(job: Job) -> dict[str, float]:
 
 def copy(job: Job) -> dict[str, float]:
     """JPEG files of the stored size, in one process."""
-    return _write(job, "frames", 0)
+    return _write(job, "many", 0)
 
 
 def copy_one(job: Job) -> dict[str, float]:
     """One worker."""
-    return _write(job, "frames", 1)
+    return _write(job, "many", 1)
 
 
 def copy_two(job: Job) -> dict[str, float]:
     """Two workers."""
-    return _write(job, "frames", 2)
+    return _write(job, "many", 2)
