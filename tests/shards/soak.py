@@ -45,7 +45,7 @@ from shards.workers import MAX_RESTARTS, RESTART_STEPS
 
 BATCH = 64
 HANG_SECONDS = 90
-TIMEOUT = 4.0
+TIMEOUT = 8.0
 """Seconds after which the reader replaces a worker that does not answer."""
 LINGER = 20.0
 """Seconds for which a fault may show after it was mended: batches read ahead, retries, stopped workers."""
@@ -190,7 +190,7 @@ class Faults:
     def _end(self, kind: str, number: int) -> None:
         """A signal that costs a worker, unless the reader has lost nearly as many as it bears."""
         recent = [at for at in self.ended if at > self.batches - RESTART_STEPS - 100]
-        if len(recent) < MAX_RESTARTS - 1 and self._signal(kind, number) is not None:
+        if len(recent) < MAX_RESTARTS - 2 and self._signal(kind, number) is not None:
             self.ended = [*recent, self.batches]
 
     def slow_disk(self) -> None:
