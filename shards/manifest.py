@@ -16,8 +16,9 @@ import numpy as np
 from shards import tails
 from shards.errors import FlickerError
 from shards.files import atomic_path, write_text
+from shards.locations import open_store
 from shards.schema import FORMAT, TAILS, VERSION, Options, ShardInfo, SourceReport, known
-from shards.store import Store, StoreError, open_store, without_secrets
+from shards.store import Store, StoreError, without_secrets
 
 MANIFEST = "manifest.json"
 _HEAD = re.compile(rb'\{\n "digest": "([0-9a-f]{64})",\n')

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import FlickerError, UsageError
+from shards.locations import open_store
 from shards.manifest import Manifest
 from shards.order import I64, SAMPLE, mix
 from shards.plan import Planner, Window
 from shards.schema import canonical, shard_name
-from shards.store import Store, open_store
+from shards.store import Store
 
 log = logging.getLogger(__name__)
 LISTED = 20  # faulty shards that a message names

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from shards.errors import FlickerError
 from shards.fetch import Bad, Fetcher
+from shards.locations import open_store
 from shards.ring import attach
-from shards.store import open_store
 
 HEAD = 6  # int64: ticket, slot, first row, rows, whether slots follow, hints
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.store import StoreError, open_store
+from shards.locations import open_store
+from shards.store import StoreError
 from tests.shards.servers import FAULTS, KEYS, Server, http_server, quick, s3_server, upload
 
 DATA = random.Random(2).randbytes(120_001)

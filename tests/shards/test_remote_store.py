@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import shards.blockcache
+from shards.locations import open_store
 from shards.remote import HINTS, RemoteStore
-from shards.store import StoreError, open_store, without_secrets
+from shards.store import StoreError, without_secrets
 from tests.shards.servers import FAULTS, Server, disk_bytes, http_server, quick, read_randomly
 
 BLOCK = 4096

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import shards.store
 from shards.errors import UsageError
-from shards.store import LocalStore, Store, StoreError, open_store
+from shards.locations import open_store
+from shards.store import LocalStore, Store, StoreError
 
 DATA = bytes(range(251)) * 40
 
