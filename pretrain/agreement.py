@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -93,13 +93,19 @@ class DinoTeacher:
     Kept outside the trained module and in float32, so that no engine casts, shards or optimises it.
     """
 
-    def __init__(self, encoder: nn.Module, head: DinoHead, config: AgreementConfig, device: torch.device):
-        self.config = config
+    def __init__(
+        self, encoder: nn.Module, head: DinoHead, config: AgreementConfig, device: torch.device, group: Any = None
+    ):
+        self.config, self.group = config, group
         copies = {"encoder": copy.deepcopy(encoder), "head": copy.deepcopy(head)}
         self.module = nn.ModuleDict(copies).float().eval().to(device)
         self.module.requires_grad_(False)
         self.centre = torch.zeros(config.out_dim, device=device)
         self.batch_centre = self.centre.clone()
+
+    def prepare(self, batch: Any) -> None:
+        """Fill in a `pretrain.batch.Batch`'s targets."""
+        batch.teacher_probabilities = self.targets(batch.student_crops[0])
 
     @torch.no_grad()
     def targets(self, crops: Tensor) -> Tensor:
@@ -110,16 +116,17 @@ class DinoTeacher:
         return probabilities.view(2, -1, probabilities.shape[-1])
 
     @torch.no_grad()
-    def update(self, encoder: nn.Module, head: nn.Module, progress: float) -> None:
-        """Move weights and centre towards the student's; `progress` in 0..1 sets the momentum.
+    def update(self, student: Any, progress: float) -> None:
+        """Move weights and centre towards those of a MicronBert.
 
-        `batch_centre` must hold the mean over all ranks by now.
+        `progress` in 0..1 sets the momentum. Collective: the centre is that of all ranks' batches.
         """
         momentum = 1 - (1 - self.config.teacher_momentum) * (math.cos(math.pi * progress) + 1) / 2
-        for name, student in (("encoder", encoder), ("head", head)):
-            for old, new in zip(self.module[name].parameters(), student.parameters(), strict=True):
+        for name, trained in (("encoder", student.encoder), ("head", student.dino)):
+            for old, new in zip(self.module[name].parameters(), trained.parameters(), strict=True):
                 old.lerp_(new.detach().float(), 1 - momentum)
-        self.centre = torch.lerp(self.batch_centre, self.centre, self.config.centre_momentum)
+        centre = self.batch_centre if self.group is None else self.group.sum(self.batch_centre) / self.group.size
+        self.centre = torch.lerp(centre, self.centre, self.config.centre_momentum)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights and centre, for a checkpoint."""

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.architecture import ModelConfig
 from pretrain.augment import AugmentConfig, augment
 from pretrain.encoder import IMAGE_MEAN, IMAGE_STD, normalise
-from pretrain.model import ModelConfig
 from pretrain.random import uniform
 from pretrain.swap import SwapConfig, swap_mask, swap_patches
 

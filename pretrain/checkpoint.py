@@ -17,9 +17,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from pretrain import engine as engines
-from pretrain.agreement import DinoTeacher
+from pretrain.architecture import ModelConfig, config_to_dict, resolve
 from pretrain.engine import Engine
-from pretrain.model import ModelConfig, config_to_dict, resolve
+from pretrain.objective import Teacher
 from pretrain.weights import LATEST, save_encoder, save_model
 from shards.errors import FlickerError
 from shards.files import atomic_path, read_json, write_json, write_text
@@ -44,9 +44,7 @@ class RunState:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def save(
-    run: Path, engine: Engine, state: RunState, model: ModelConfig, teacher: DinoTeacher | None, keep: int
-) -> Path:
+def save(run: Path, engine: Engine, state: RunState, model: ModelConfig, teacher: Teacher | None, keep: int) -> Path:
     """Write checkpoint `state.step` and the encoder. Collective: every rank calls it; returns its folder."""
     root = run / "checkpoints"
     tag, partial = f"step-{state.step}", f".partial-step-{state.step}"
@@ -130,10 +128,10 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def load_teacher(folder: Path, teacher: DinoTeacher) -> None:
-    """DINO's teacher of a checkpoint. Raises FlickerError if the checkpoint has none."""
+def load_teacher(folder: Path, teacher: Teacher) -> None:
+    """The teacher's state of a checkpoint. Raises FlickerError if the checkpoint has none."""
     if not (folder / TEACHER).is_file():
-        raise FlickerError(f"checkpoint {folder} has no DINO teacher ({TEACHER})")
+        raise FlickerError(f"checkpoint {folder} has no teacher ({TEACHER})")
     teacher.load_state_dict(load_file(folder / TEACHER))
 
 

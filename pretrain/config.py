@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pretrain.architecture import ModelConfig
 from pretrain.augment import AugmentConfig
 from pretrain.engine import EngineConfig
-from pretrain.model import ModelConfig
 from pretrain.swap import SwapConfig
 
 

@@ -83,6 +83,16 @@ class Encoder(VisionTransformer):
         """Normalised frames [B 3 H W] to tokens [B 1+N D], after the final LayerNorm."""
         return self.forward_with_interest(frames, interest=False)[0]
 
+    def embed(self, frames: Tensor) -> Tensor:
+        """Normalised frames [B 3 H W] to the blocks' input [B 1+N D]: patches with their positions, CLS first."""
+        return self._pos_embed(self.patch_embed(frames))
+
+    def run(self, tokens: Tensor) -> Tensor:
+        """The blocks and the final LayerNorm on any choice of embedded tokens: [B T D] to [B T D]."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
     def forward_with_interest(self, frames: Tensor, interest: bool = True) -> tuple[Tensor, Tensor | None]:
         """Tokens [B 1+N D] and S [B N], the Patch of Interest scores of eq. 11 (None unless asked for)."""
         x = self._pos_embed(self.patch_embed(frames))  # [B 1+N D]

@@ -26,14 +26,22 @@ from shards.files import read_json, write_text
 class EngineConfig:
     """How DeepSpeed runs the training."""
 
-    zero_stage: Literal[0, 1, 2] = 1
-    """ZeRO stage: 1 shards the optimiser's state over ranks, 2 the gradients too."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """ZeRO stage: 1 shards the optimiser's state over ranks, 2 the gradients too, 3 the weights as well."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 (with float32 master weights) on a GPU, fp32 on a CPU."""
     accumulation: int = 1
     """Micro-batches per optimiser step."""
     clip: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
+    gradient_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What gradients are summed over ranks in; auto: DeepSpeed's choice, the precision of the weights."""
+    attention: Literal["auto", "cudnn", "flash", "efficient", "math"] = "auto"
+    """Which kernel computes attention; auto: the fastest that the device has."""
+    compile: Literal["auto", "blocks", "whole", "off"] = "auto"
+    """torch.compile of each block or of the whole model; auto: blocks on a GPU, off on a CPU."""
+    activation_checkpointing: bool = False
+    """Recompute each block's activations in the backward pass: less memory, about a third more work."""
     deepspeed_config: str = ""
     """A DeepSpeed JSON file merged under the settings above, e.g. launch/deepspeed/zero2.json."""
 

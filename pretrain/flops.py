@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from pretrain.model import ModelConfig, resolve
+from pretrain.architecture import ModelConfig, resolve
 
 # Dense bf16 tensor-core peak, FLOP/s, by part of the device's name: vendors' data sheets, without sparsity;
 # for the H200 the rate that large matrix products reach.

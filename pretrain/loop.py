@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from pretrain import checkpoint
-from pretrain.batch import Batch, assemble
 from pretrain.checkpoint import RunState
 from pretrain.config import PretrainConfig
 from pretrain.device import Fed, Feed
 from pretrain.engine import World
 from pretrain.meters import Meters
-from pretrain.model import Losses
+from pretrain.objective import Losses, Views
 from pretrain.optim import learning_rate
-from pretrain.pictures import sheet, write_png
+from pretrain.pictures import write_png
 from pretrain.probe import motion_auroc
 from pretrain.startup import Data, micro_batch, open_session
 from pretrain.tracking import Tracker
@@ -80,10 +79,11 @@ class Trainer:
         self.config, self.world, self.run_dir = config, world, Path(config.run)
         session = open_session(config, data, world)
         self.engine, self.reader, self.state = session.engine, session.reader, session.state
-        self.teacher, self.model_config, self.steps = session.teacher, session.model, session.steps
+        self.objective, self.teacher, self.steps = session.objective, session.teacher, session.steps
+        self.views = Views(config.swap, config.data.augment)
         self.feed = Feed(self.reader, world.device)
         self.micro_batch = micro_batch(config, world)
-        self.meters = Meters(self.model_config, world.device, world.size)
+        self.meters = Meters(self.objective.config, world.device, world.size)
         first = world.rank == 0
         self.tracker = Tracker(self.run_dir, asdict(config), config.log.project, self.state.wandb_id, first)
         self.tracker.truncate(self.state.step)
@@ -135,7 +135,7 @@ class Trainer:
         """Whether something done every so many steps (and at the last) is due now."""
         return every > 0 and (self.state.step % every == 0 or self.state.step == self.steps)
 
-    def _step(self, termination: _Termination) -> tuple[Losses, Batch]:
+    def _step(self, termination: _Termination) -> tuple[Losses, Any]:
         """One optimiser step; updates state, logs when due."""
         fed = self.feed.take()
         pairs = fed.pairs
@@ -145,7 +145,7 @@ class Trainer:
         done: list[Losses] = []
         for part in range(self.config.engine.accumulation):
             rows = slice(part * self.micro_batch, (part + 1) * self.micro_batch)
-            batch = self._assemble(pairs.frames[rows], pairs.seeds[rows])
+            batch = self._batch(pairs.frames[rows], pairs.seeds[rows])
             losses = self.engine(batch)
             done.append(losses)
             if part == self.config.engine.accumulation - 1:
@@ -155,7 +155,7 @@ class Trainer:
             self.engine.backward(losses.total)
             self.engine.step()
         if self.teacher is not None:
-            self._update_teacher()
+            self.teacher.update(self.objective, self.state.step / self.steps)
         self.state.step += 1
         self.state.reader = fed.reader
         self.state.samples += self.config.data.global_batch
@@ -167,19 +167,13 @@ class Trainer:
             self._log(done, rate, norm, fed)
         return done[-1], batch
 
-    def _assemble(self, frames: Tensor, seeds: Tensor) -> Batch:
-        """uint8 pairs to a batch in the engine's precision, with DINO's targets where it is on."""
-        batch = assemble(frames, seeds, self.model_config, self.config.swap, self.config.data.augment)
-        if self.teacher is not None:
-            batch.teacher_probabilities = self.teacher.targets(batch.student_crops[0])
-        return batch.to(self.engine.dtype)
-
-    def _update_teacher(self) -> None:
-        """DINO's teacher follows the student; its centre is the mean over all ranks."""
-        assert self.teacher is not None
-        self.engine.reduce(self.teacher.batch_centre, "mean")
-        module: Any = self.engine.module
-        self.teacher.update(module.encoder, module.dino, self.state.step / self.steps)
+    def _batch(self, frames: Tensor, seeds: Tensor) -> Any:
+        """A batch from uint8 pairs, with the teacher's targets where there is one, in the engine's precision."""
+        with torch.no_grad():
+            batch = self.objective.views(frames, seeds, self.views)
+            if self.teacher is not None:
+                self.teacher.prepare(batch)
+            return batch.to(self.engine.dtype)
 
     def _raise_unreadable(self) -> None:
         """Stop every rank where one of them cannot read its next batch. Raises FlickerError."""
@@ -196,9 +190,7 @@ class Trainer:
         bad, stop, unreadable = self.engine.reduce(flags, "max").tolist()
         self._stopping, self._unreadable = bool(stop), bool(unreadable)
         if bad:
-            terms = ", ".join(
-                f"{name} {float(getattr(losses[-1], name)):.4g}" for name in ("reconstruction", "agreement")
-            )
+            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in losses[-1].terms.items())
             raise FlickerError(
                 self._diverged(f"the loss of step {self.state.step + 1} is not finite ({terms})", pairs)
             )
@@ -213,13 +205,13 @@ class Trainer:
 
     def _log(self, losses: list[Losses], rate: float, norm: float, fed: Fed) -> None:
         """Means over micro-batches and ranks, the readers' counts over all ranks, and the meters, to the diary."""
-        means = _means(losses)  # [7]
-        counts = torch.tensor([float(self.reader.counts[name]) for name in COUNTED]).to(means.device)
-        values = self.engine.reduce(torch.cat([means, counts]), "mean").tolist()
-        figures = dict(zip((*TERMS, *COUNTED), values, strict=True))
+        means = _means(losses)  # name -> []
+        counts = torch.tensor([float(self.reader.counts[name]) for name in COUNTED], device=self.world.device)
+        values = self.engine.reduce(torch.cat([torch.stack(list(means.values())), counts]), "mean").tolist()
+        figures = dict(zip((*means, *COUNTED), values, strict=True))
         figures |= {name: round(figures[name] * self.world.size) for name in COUNTED}
         figures |= {"lr": rate, "grad_norm": norm, "epoch": fed.epoch + 0.0, **self.meters.read()}
-        tell = self.micro_batch >= COLLAPSE_BATCH and self.model_config.agreement.kind != "none"
+        tell = self.micro_batch >= COLLAPSE_BATCH and self.objective.config.agreement.kind != "none"
         if tell and figures["cls_spread"] < COLLAPSED:
             text = (
                 f"step {self.state.step}: the contextual feature hardly differs between faces (spread "
@@ -229,45 +221,36 @@ class Trainer:
             self.tracker.alert("collapse", text)
         self.tracker.log(self.state.step, figures)
 
-    def _show(self, batch: Batch, losses: Losses) -> None:
+    def _show(self, batch: Any, losses: Losses) -> None:
         """Pictures and the motion probe, by rank 0."""
         if self.world.rank != 0:
             return
-        image = sheet(batch, losses, self.model_config)
-        write_png(self.run_dir / "pictures" / f"step-{self.state.step}.png", image)
-        self.tracker.picture(self.state.step, "pairs", image)
+        image = self.objective.sheet(batch, losses)
+        if image is not None:
+            write_png(self.run_dir / "pictures" / f"step-{self.state.step}.png", image)
+            self.tracker.picture(self.state.step, "pairs", image)
         self._log_probe()
 
     def _log_probe(self) -> None:
         """AUROC of the change map on synthetic faces of known motion, by rank 0 (not without DMA)."""
-        module: Any = self.engine.module
-        if self.world.rank != 0 or module.attention is None or not self.config.log.pictures:
+        module: Any = self.objective
+        if self.world.rank != 0 or getattr(module, "attention", None) is None or not self.config.log.pictures:
             return
         if self._probe is None:
-            size = max(self.model_config.image_size, PROBE_SIZE)
+            size = max(self.objective.config.image_size, PROBE_SIZE)
             self._probe = motion_pairs(PROBE_PAIRS, size=size, seed=self.config.seed)
         self.tracker.log(self.state.step, motion_auroc(module, *self._probe))
 
     def _save(self) -> None:
         """A checkpoint of this step."""
         keep = self.config.checkpoint.keep
-        checkpoint.save(self.run_dir, self.engine, self.state, self.model_config, self.teacher, keep)
+        checkpoint.save(self.run_dir, self.engine, self.state, self.objective.config, self.teacher, keep)
 
 
-TERMS = ("loss", "reconstruction", "agreement", "cls_spread", "swapped_share", "diag_swapped", "diag_kept")
 COUNTED = ("unreadable_frames", "replaced_pairs", "worker_restarts")
 
 
-def _means(losses: list[Losses]) -> Tensor:
-    """TERMS averaged over micro-batches, float32 [7]."""
-    rows = []
-    for item in losses:
-        swapped = item.mask.float()
-        diag = torch.zeros_like(swapped) if item.diag is None else item.diag
-        on, off = (
-            (diag * swapped).sum() / swapped.sum().clamp(min=1),
-            (diag * (1 - swapped)).sum() / (1 - swapped).sum(),
-        )
-        scalars = [item.total, item.reconstruction, item.agreement, item.cls_spread, swapped.mean(), on, off]
-        rows.append(torch.stack([value.detach().float() for value in scalars]))
-    return torch.stack(rows).mean(0)
+def _means(losses: list[Losses]) -> dict[str, Tensor]:
+    """The loss, its terms and cls_spread, each averaged over micro-batches: float32 []."""
+    rows = [{"loss": item.total, **item.terms, "cls_spread": item.cls_spread} for item in losses]
+    return {name: torch.stack([row[name].detach().float() for row in rows]).mean() for name in rows[0]}

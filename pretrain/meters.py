@@ -7,8 +7,8 @@ import time
 import psutil
 import torch
 
+from pretrain.architecture import ModelConfig
 from pretrain.flops import pair_flops, peak_flops
-from pretrain.model import ModelConfig
 
 
 class Meters:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from pretrain.architecture import ModelConfig
 from pretrain.batch import Batch
 from pretrain.decoder import patchify, unpatchify
 from pretrain.dma import change_map
 from pretrain.encoder import IMAGE_MEAN, IMAGE_STD
-from pretrain.model import Losses, MicronBert, ModelConfig
+from pretrain.objective import Losses
 from shards.files import atomic_path
 
 
@@ -54,7 +56,7 @@ def outline_swapped(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def reconstruct(losses: Losses, batch: Batch, model: ModelConfig) -> Tensor:
     """The decoder's output as frames [B 3 H W], undoing per-patch normalisation by the target's own statistics."""
-    predicted = losses.predicted.float()
+    predicted = losses.shown["predicted"].float()
     if model.normalise_pixels:
         target = patchify(batch.current.float(), model.patch_size)
         predicted = predicted * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)
@@ -65,10 +67,12 @@ def sheet(batch: Batch, losses: Losses, model: ModelConfig, rows: int = 4) -> np
     """A training batch, one pair per row: uint8 [H W 3] RGB."""
     current, reference, swapped = (to_rgb(x[:rows]) for x in (batch.current, batch.reference, batch.swapped))
     rebuilt = to_rgb(reconstruct(losses, batch, model)[:rows])
+    mask, diag = losses.shown["mask"][:rows].cpu().numpy(), losses.shown.get("diag")
+    maps = (None if diag is None else change_map(diag), losses.shown.get("interest"))
     lines = []
     for i in range(len(current)):
-        images = [current[i], reference[i], outline_swapped(swapped[i], losses.mask[i].cpu().numpy()), rebuilt[i]]
-        for values in (None if losses.diag is None else change_map(losses.diag), losses.interest):
+        images = [current[i], reference[i], outline_swapped(swapped[i], mask[i]), rebuilt[i]]
+        for values in maps:
             blank = np.zeros_like(current[i])
             images.append(blank if values is None else heat_overlay(reference[i], values[i].float().cpu().numpy()))
         lines.append(images)
@@ -76,10 +80,11 @@ def sheet(batch: Batch, losses: Losses, model: ModelConfig, rows: int = 4) -> np
 
 
 @torch.no_grad()
-def seen(model: MicronBert, onset: Tensor, apex: Tensor) -> np.ndarray:
+def seen(model: Any, onset: Tensor, apex: Tensor) -> np.ndarray:
     """What the model sees between two frames, as Micron-BERT's Fig. 7, one pair per row.
 
     Args:
+        model: a MicronBert.
         onset, apex: uint8 [B H W 3] RGB.
 
     Returns:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from pretrain.agreement import AgreementConfig
+from pretrain.architecture import ModelConfig
 from pretrain.encoder import sincos_table
-from pretrain.model import ModelConfig
 from shards.errors import FlickerError
 
 _RENAMES = (

@@ -12,11 +12,11 @@ import torch
 
 from pretrain import checkpoint
 from pretrain import engine as engines
-from pretrain.agreement import DinoTeacher
+from pretrain.architecture import config_to_dict
 from pretrain.checkpoint import RunState
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, World
-from pretrain.model import MicronBert, ModelConfig, config_to_dict
+from pretrain.objective import Objective, Teacher, create_objective
 from pretrain.optim import adamw
 from pretrain.weights import load_micron, load_weights
 from shards import Manifest, PairReader
@@ -34,8 +34,9 @@ class Session:
     engine: Engine
     reader: PairReader
     state: RunState
-    model: ModelConfig
-    teacher: DinoTeacher | None
+    objective: Objective
+    """the module that the engine trains"""
+    teacher: Teacher | None
     steps: int
     """Optimiser steps of the whole run."""
 
@@ -54,7 +55,7 @@ def open_session(config: PretrainConfig, data: Data, world: World) -> Session:
     tag, universal = found[0] if found else "", False
     if found and found[1].world != world.size:
         tag, universal = _convert(Path(config.run), found[0], found[1].world, world), True
-    teacher = _make_teacher(model, world)
+    teacher = model.make_teacher(world.device)
     optimiser = adamw(model, config.optim)
     engine = Engine(model, optimiser, config.engine, world, micro_batch(config, world), universal)
     state = found[1] if found else RunState(seed=config.seed, data_digest=reader.digest)
@@ -69,13 +70,13 @@ def open_session(config: PretrainConfig, data: Data, world: World) -> Session:
     state.config, state.model = asdict(config), config_to_dict(model.config)
     state.world, state.commit, state.versions = world.size, checkpoint.git_commit(), engines.describe()
     steps = config.steps or math.ceil(config.epochs * reader.steps_per_epoch)
-    return Session(engine, reader, state, model.config, teacher, steps)
+    return Session(engine, reader, state, model, teacher, steps)
 
 
-def build_model(config: PretrainConfig) -> MicronBert:
+def build_model(config: PretrainConfig) -> Objective:
     """The model with weights drawn from the seed, or taken from `checkpoint.init`."""
     torch.manual_seed(config.seed)
-    model = MicronBert(config.model)
+    model = create_objective(config.model)
     if config.checkpoint.init:
         own = model.state_dict()
         weights = {k: v for k, v in load_micron(config.checkpoint.init).state_dict().items() if k in own}
@@ -160,10 +161,3 @@ def _convert(run: Path, tag: str, old: int, world: World) -> str:
         engines.to_universal(run / "checkpoints", tag)
     engines.barrier()
     return f"{tag}-universal"
-
-
-def _make_teacher(model: MicronBert, world: World) -> DinoTeacher | None:
-    """DINO's teacher on the rank's device, where DINO is on."""
-    if model.dino is None:
-        return None
-    return DinoTeacher(model.encoder, model.dino, model.config.agreement, world.device)

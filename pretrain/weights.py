@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pretrain.architecture import ModelConfig, config_from_dict, config_to_dict
 from pretrain.encoder import IMAGE_MEAN, IMAGE_STD, Encoder
-from pretrain.model import MicronBert, ModelConfig, config_from_dict, config_to_dict
+from pretrain.model import MicronBert
 from pretrain.released import read_released
 from shards.errors import FlickerError
 from shards.files import atomic_path, read_json, write_json

@@ -55,7 +55,7 @@ def test_packages_stay_where_they_belong(repository: Path, package: str) -> None
 
 def test_models_know_no_engine(repository: Path) -> None:
     """The modules that make up the network import neither the engine nor the loop."""
-    for name in ("encoder", "swap", "dma", "poi", "decoder", "model", "agreement", "batch"):
+    for name in ("encoder", "swap", "dma", "poi", "decoder", "model", "agreement", "batch", "objective"):
         bad = imports(repository / "pretrain" / f"{name}.py") & {
             "pretrain.engine",
             "pretrain.loop",

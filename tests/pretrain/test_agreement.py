@@ -38,17 +38,17 @@ def test_teacher_follows_the_student_and_gets_no_gradient() -> None:
     frames = torch.randint(0, 255, (4, 2, 32, 32, 3), dtype=torch.uint8)
     batch = assemble(frames, torch.arange(4), model.config, SwapConfig(min_block=2), AugmentConfig(flip=False))
     assert [crops.shape for crops in batch.student_crops] == [(8, 3, 32, 32), (8, 3, 16, 16)]
-    batch.teacher_probabilities = teacher.targets(batch.student_crops[0])
+    teacher.prepare(batch)
     assert torch.allclose(batch.teacher_probabilities.sum(-1), torch.ones(2, 4))
     losses = model(batch)
     losses.total.backward()
-    assert losses.agreement > 0 and all(p.grad is not None for p in model.dino.parameters())
+    assert losses.terms["agreement"] > 0 and all(p.grad is not None for p in model.dino.parameters())
     before = teacher.module["head"].prototypes.weight.clone()
     with torch.no_grad():
         model.dino.prototypes.weight.add_(1.0)
-    teacher.update(model.encoder, model.dino, progress=0.0)
+    teacher.update(model, progress=0.0)
     assert torch.allclose(teacher.module["head"].prototypes.weight, before + 0.1, atol=1e-6)
-    teacher.update(model.encoder, model.dino, progress=1.0)
+    teacher.update(model, progress=1.0)
     assert torch.allclose(teacher.module["head"].prototypes.weight, before + 0.1, atol=1e-6), "momentum ends at 1"
     assert not any(p.requires_grad for p in teacher.module.parameters())
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pretrain.architecture import ModelConfig, resolve
 from pretrain.augment import AugmentConfig, augment
 from pretrain.batch import assemble
 from pretrain.encoder import IMAGE_MEAN, IMAGE_STD
-from pretrain.model import ModelConfig, resolve
 from pretrain.random import uniform
 from pretrain.swap import SwapConfig
 from shards.errors import UsageError

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.agreement import AgreementConfig
+from pretrain.architecture import ModelConfig, resolve
 from pretrain.augment import AugmentConfig
 from pretrain.batch import assemble, random_crop
-from pretrain.model import ModelConfig, resolve
 from pretrain.pictures import to_rgb
 from pretrain.swap import SwapConfig
 
