@@ -1,6 +1,6 @@
 """How fast it is here, against other ways to do the same in the same run.
 
-python launch/bench.py reader|writer [--json OUT] [--quick]
+python launch/bench.py reader|writer|step [--json OUT] [--quick]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from shards.errors import UsageError
 COMMANDS = {
     "reader": "pairs per second of the reader, against webdataset, MosaicML Streaming, loose files, decord",
     "writer": "frames per second of the writer, against decoding and encoding alone",
+    "step": "pairs per second, MFU and memory of a training step, against a direct reading of the paper",
 }
 """Each is `main` of the module of its name in launch.benchmarks."""
 

@@ -38,9 +38,7 @@ def read_labelled(root: str, image_size: int, dataset: str = "casme2", scheme: s
         except FlickerError as error:
             left_out.append(f"{clip.subject}/{clip.clip}: {error}")
     if left_out:
-        log.warning(
-            "probe: %d clips of %s cannot be read and are left out; first: %s", len(left_out), root, left_out[0]
-        )
+        log.warning("probe: %d clips of %s cannot be read; first: %s", len(left_out), root, left_out[0])
     return LabelledSet(
         frames=np.stack(frames) if frames else np.empty((0, 2, image_size, image_size, 3), np.uint8),
         labels=np.array([labels[row] for row in kept], np.int64),

@@ -5,7 +5,8 @@ Importing this package imports torch and timm, never deepspeed (that is `pretrai
 
 from pretrain.architecture import ModelConfig
 from pretrain.dma import change_map
-from pretrain.model import MicronBert, create
+from pretrain.model import MicronBert
+from pretrain.objective import create
 from pretrain.weights import describe, load_encoder, load_micron
 
 __all__ = ["MicronBert", "ModelConfig", "change_map", "create", "describe", "load_encoder", "load_micron"]

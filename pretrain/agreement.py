@@ -7,14 +7,18 @@ training loop logs its spread over the batch and warns on collapse.
 
 from __future__ import annotations
 
-import copy
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pretrain.teacher import MovingAverage
+
+if TYPE_CHECKING:
+    from pretrain.batch import Batch
+    from pretrain.model import MicronBert
 
 
 @dataclass(frozen=True)
@@ -84,55 +88,45 @@ def dino_loss(student: list[Tensor], teacher: Tensor, temperature: float) -> Ten
     log_student = F.log_softmax(crops.float() / temperature, dim=-1)
     cross = -torch.einsum("tbk,sbk->tsb", teacher.float(), log_student).mean(-1)  # [2 2+L]
     different = ~torch.eye(2, len(crops), dtype=torch.bool, device=cross.device)
-    return cross[different].mean()
+    return (cross * different).sum() / (cross.numel() - 2)  # indexing by a mask would wait for the device
 
 
-class DinoTeacher:
-    """The exponential moving average of encoder and head that DINO's targets come from.
+class DinoTeacher(MovingAverage):
+    """The moving average of a MicronBert's encoder and head, and the centre of its logits."""
 
-    Kept outside the trained module and in float32, so that no engine casts, shards or optimises it.
-    """
+    def __init__(self, student: MicronBert, device: torch.device):
+        self.config = student.config.agreement
+        super().__init__(student, {"encoder": "encoder", "head": "dino"}, self.config.teacher_momentum, device)
+        self.centre = torch.zeros(self.config.out_dim, device=device)
+        self._seen: list[Tensor] = []  # the mean logits [K] of each micro-batch since the last update
 
-    def __init__(
-        self, encoder: nn.Module, head: DinoHead, config: AgreementConfig, device: torch.device, group: Any = None
-    ):
-        self.config, self.group = config, group
-        copies = {"encoder": copy.deepcopy(encoder), "head": copy.deepcopy(head)}
-        self.module = nn.ModuleDict(copies).float().eval().to(device)
-        self.module.requires_grad_(False)
-        self.centre = torch.zeros(config.out_dim, device=device)
-        self.batch_centre = self.centre.clone()
-
-    def prepare(self, batch: Any) -> None:
-        """Fill in a `pretrain.batch.Batch`'s targets."""
+    def prepare(self, batch: Batch) -> None:
+        """Fill in the batch's targets."""
         batch.teacher_probabilities = self.targets(batch.student_crops[0])
 
     @torch.no_grad()
     def targets(self, crops: Tensor) -> Tensor:
-        """Probabilities of the two global crops [2B 3 H W] (crop-major) -> [2 B K]; notes the batch's centre."""
-        logits = self.module["head"](self.module["encoder"](crops.float())[:, 0])  # [2B K]
-        self.batch_centre = logits.mean(0)
+        """Probabilities of the two global crops [2B 3 H W] (crop-major) -> [2 B K]; notes their mean logits."""
+        with self.autocast():
+            logits = self.module["head"](self.module["encoder"].contextual(crops.float())).float()  # [2B K]
+        self._seen.append(logits.mean(0))
         probabilities = ((logits - self.centre) / self.config.teacher_temperature).softmax(-1)
         return probabilities.view(2, -1, probabilities.shape[-1])
 
     @torch.no_grad()
     def update(self, student: Any, progress: float) -> None:
-        """Move weights and centre towards those of a MicronBert.
-
-        `progress` in 0..1 sets the momentum. Collective: the centre is that of all ranks' batches.
-        """
-        momentum = 1 - (1 - self.config.teacher_momentum) * (math.cos(math.pi * progress) + 1) / 2
-        for name, trained in (("encoder", student.encoder), ("head", student.dino)):
-            for old, new in zip(self.module[name].parameters(), trained.parameters(), strict=True):
-                old.lerp_(new.detach().float(), 1 - momentum)
-        centre = self.batch_centre if self.group is None else self.group.sum(self.batch_centre) / self.group.size
-        self.centre = torch.lerp(centre, self.centre, self.config.centre_momentum)
+        """Move the weights towards the student's, and the centre towards the logits of all ranks. Collective."""
+        super().update(student, progress)
+        if self._seen:
+            mean = self.group.sum(torch.stack(self._seen).mean(0)) / self.group.size
+            self.centre = torch.lerp(mean, self.centre, self.config.centre_momentum)
+            self._seen = []
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights and centre, for a checkpoint."""
-        return {**self.module.state_dict(), "centre": self.centre}
+        return {**super().state_dict(), "centre": self.centre}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
         self.centre = state["centre"].to(self.centre)
-        self.module.load_state_dict({name: value for name, value in state.items() if name != "centre"})
+        super().load_state_dict({name: value for name, value in state.items() if name != "centre"})

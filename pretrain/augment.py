@@ -77,7 +77,8 @@ def augment(frames: Tensor, seeds: Tensor, config: AugmentConfig, size: int) -> 
     or blurred and the frames have the model's size, pixels are not resampled and so stay exact.
 
     Args:
-        frames: uint8 [B 2 H W 3] RGB, I(t) and I(t+δ), any H and W.
+        frames: uint8 [B 2 H W 3] RGB, I(t) and I(t+δ), any H and W; or one frame [B 1 H W 3], which stays one
+            unless `independent` gives the two frames of a pair their own draws.
         seeds: int64 [B].
         size: side S of the result, pixels.
 
@@ -102,16 +103,16 @@ def _draw(seeds: Tensor, stream: int, count: int, each: bool) -> Tensor:
 
 def _resample(frames: Tensor, seeds: Tensor, config: AugmentConfig, size: int) -> Tensor:
     """Crop, resize and blur uint8 [B 2 H W 3] to float32 [B 2 3 S S] in 0..1."""
-    height, width = frames.shape[2:4]
+    count, height, width = frames.shape[1:4]
     top, left, tall, wide = _boxes(seeds, config)  # each [B F], shares of the frame
     rows = _weights(top * height, tall * height, height, size)  # [B F S H]
     columns = _weights(left * width, wide * width, width, size)  # [B F S W]
     if config.blur:
         kernel = _gaussian(seeds, config, size)  # [B F S S]
         rows, columns = kernel @ rows, kernel @ columns
-    x = rows.expand(-1, 2, -1, -1) @ frames.flatten(3).float()  # [B 2 S W·3]
+    x = rows.expand(-1, count, -1, -1) @ frames.flatten(3).float()  # [B 2 S W·3]
     x = x.unflatten(-1, (width, 3)).permute(0, 1, 4, 2, 3).flatten(2, 3)  # [B 2 3·S W]
-    x = x @ columns.expand(-1, 2, -1, -1).mT  # [B 2 3·S S]
+    x = x @ columns.expand(-1, count, -1, -1).mT  # [B 2 3·S S]
     return x.unflatten(2, (3, size)) / 255
 
 

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from pretrain import engine as engines
 from pretrain.architecture import ModelConfig, config_to_dict, resolve
-from pretrain.engine import Engine
 from pretrain.objective import Teacher
+from pretrain.saving import sync_folder
 from pretrain.weights import LATEST, save_encoder, save_model
 from shards.errors import FlickerError
 from shards.files import atomic_path, read_json, write_json, write_text
 
 TEACHER = "teacher.safetensors"
+NAMES = {"micron_bert": "Micron-BERT", "mae": "MAE", "mocov3": "MoCo v3", "beit": "BEiT-style prediction"}
 
 
 @dataclass
@@ -42,36 +43,54 @@ class RunState:
     commit: str = ""
     wandb_id: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    attention: str = ""
 
 
-def save(run: Path, engine: Engine, state: RunState, model: ModelConfig, teacher: Teacher | None, keep: int) -> Path:
-    """Write checkpoint `state.step` and the encoder. Collective: every rank calls it; returns its folder."""
-    root = run / "checkpoints"
-    tag, partial = f"step-{state.step}", f".partial-step-{state.step}"
-    first = engine.world.rank == 0
-    if first:
-        shutil.rmtree(root / partial, ignore_errors=True)
-        root.mkdir(parents=True, exist_ok=True)
-    engines.barrier()
-    engine.save(root, partial)
-    weights = engine.weights()
-    if first:
-        about = {key: value for key, value in asdict(state).items() if key not in ("config", "model", "reader")}
+def save(run: Path, session: Any, keep: int) -> Path:
+    """Copy checkpoint `session.state.step` and write it, and the encoder, while training goes on. Collective.
+
+    `session` is a `pretrain.startup.Session`. Waits for the writing of the checkpoint before, and raises FlickerError
+    if that failed; `session.engine.saved()` waits for this one. Returns the folder that it will have.
+    """
+    engine, model = session.engine, session.objective.config
+    root, state = run / "checkpoints", replace(session.state, reader=dict(session.state.reader))
+    tag, partial, ready = f"step-{state.step}", f".partial-step-{state.step}", run / f".encoder-{state.step}"
+    teacher = None if session.teacher is None else _host_copy(session.teacher.state_dict())
+    about = {key: value for key, value in asdict(state).items() if key not in ("config", "model", "reader")}
+
+    def also(weights: dict[str, Tensor]) -> None:
         save_model(root / partial, weights, model, about)
         write_json(root / partial / "state.json", asdict(state))
         if teacher is not None:
             with atomic_path(root / partial / TEACHER) as temporary:
-                save_file({k: v.detach().cpu().contiguous() for k, v in teacher.state_dict().items()}, temporary)
-    engines.barrier()  # every rank's files are there
-    if first:
+                save_file(teacher, temporary)
+        save_encoder(ready, weights, model, about)
+
+    def complete() -> None:
         shutil.rmtree(root / tag, ignore_errors=True)
         (root / partial).rename(root / tag)
+        sync_folder(root)
         write_text(root / LATEST, tag)
-        save_encoder(run / "encoder", weights, model, about)
+        _publish(ready, run / "encoder")
         write_model_card(run, state, model)
         _prune(root, keep)
-    engines.barrier()
+
+    first = engine.world.rank == 0
+    engine.save_later(root, partial, also if first else None, complete if first else None)
     return root / tag
+
+
+def _publish(ready: Path, encoder: Path) -> None:
+    """Move the files of a finished encoder folder to where people look for them."""
+    encoder.mkdir(exist_ok=True)
+    for path in sorted(ready.iterdir(), reverse=True):  # the weights before config.json
+        path.replace(encoder / path.name)
+    ready.rmdir()
+
+
+def _host_copy(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Contiguous copies on the host."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
 
 def _prune(root: Path, keep: int) -> None:
@@ -79,9 +98,19 @@ def _prune(root: Path, keep: int) -> None:
     steps = sorted(int(folder.name[5:]) for folder in root.glob("step-*") if folder.name[5:].isdigit())
     for step in steps[: -max(keep, 1)]:
         shutil.rmtree(root / f"step-{step}", ignore_errors=True)
-        shutil.rmtree(root / f"step-{step}-universal", ignore_errors=True)
     for leftover in root.glob(".partial-step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+TEMPORARY = (".config.*", ".log.jsonl.*", ".model*", ".latest.*", ".step-*", ".partial-step-*", ".encoder-*")
+"""Names that files and checkpoints have until they are complete."""
+
+
+def tidy(run: Path) -> None:
+    """Remove what a killed process was writing. For one process, before the run writes anything."""
+    for folder in (run, run / "checkpoints", run / "encoder", run / "pictures"):
+        for leftover in (path for pattern in TEMPORARY for path in folder.glob(pattern)):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def find_latest(run: Path) -> tuple[str, RunState] | None:
@@ -153,14 +182,16 @@ def write_model_card(run: Path, state: RunState, model: ModelConfig) -> None:
     c = resolve(model)
     lines = [
         "---",
-        "tags: [micro-expression, self-supervised, micron-bert]",
+        f"tags: [micro-expression, self-supervised, {c.objective.replace('_', '-')}]",
         "library_name: timm",
         "---",
-        f"# {run.name}: Micron-BERT, {c.image_size} px, patch {c.patch_size}, width {c.dim}, {c.depth} blocks",
+        f"# {run.name}: {NAMES[c.objective]}",
+        "",
+        f"{c.image_size} px, patch {c.patch_size}, width {c.dim}, {c.depth} blocks.",
         "",
         f"Pretrained for {state.step} steps on {state.samples} frame pairs (data digest `{state.data_digest[:16]}`,",
         f"seed {state.seed}, {state.world} rank(s), commit `{state.commit or 'unknown'}`).",
-        f"DMA {c.dma}, PoI {c.poi}, agreement {c.agreement.kind}.",
+        *([f"DMA {c.dma}, PoI {c.poi}, agreement {c.agreement.kind}."] if c.objective == "micron_bert" else []),
         "",
         "```python",
         "import pretrain",

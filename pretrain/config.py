@@ -67,6 +67,8 @@ class CheckpointConfig:
 
     every: int = 200
     """Steps between checkpoints (one more at the end, and on SIGTERM)."""
+    minutes: float = 0.0
+    """Also a checkpoint when the last is so many minutes old; 0: by steps alone."""
     keep: int = 3
     """How many of the newest checkpoints are kept."""
     resume: bool = True
@@ -85,6 +87,20 @@ class LogConfig:
     """Steps between pictures and motion probes (also at the first and last step); 0 makes none."""
     project: str = "flicker"
     """wandb project; WANDB_PROJECT, WANDB_RUN_GROUP, WANDB_RUN_ID and WANDB_MODE are honoured."""
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """How well the frozen encoder already recognises labelled clips, while it trains. Nothing is trained on them."""
+
+    every: int = 0
+    """Steps between k-NN and linear probes (also at the first and last step); 0 makes none."""
+    data: str = ""
+    """Root folder of the labelled clips."""
+    dataset: str = "casme2"
+    """Their layout, as data.dataset of launch/finetune.py."""
+    scheme: str = "C2-5"
+    """Their classes, as data.scheme of launch/finetune.py."""
 
 
 @dataclass(frozen=True)
@@ -113,3 +129,5 @@ class PretrainConfig:
     """Checkpoints and resume."""
     log: LogConfig = field(default_factory=LogConfig)
     """Logging."""
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    """Labelled clips to look at."""

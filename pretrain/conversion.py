@@ -112,7 +112,11 @@ def _finish(folder: Path, form: Form) -> None:
     """Add what loaders of the other stages read: AdamW's count per parameter, and both names of the metadata."""
     step = torch.tensor(float(form.optimiser_steps))
     for name in (name for names in form.parameters for name in names):
-        torch.save(step, folder / "zero" / name / "step.pt")
+        place = folder / "zero" / name
+        torch.save(step, place / "step.pt")
+        if form.zero_stage == 3:  # bare flat tensors, which only stage 3 reads
+            for key in ("fp32", *MOMENTS):
+                torch.save({"param": read_parameter(folder, name, key)}, place / f"{key}.pt")
     _write_optimiser(folder, form, step)
     one, three = folder / "mp_rank_00_model_states.pt", folder / "zero_pp_rank_0_mp_rank_00_model_states.pt"
     if one.is_file():

@@ -19,15 +19,16 @@ class DiagonalAttention(torch.autograd.Function):
     """diag_i = exp(s·q_i·k_i - logsumexp_j s·q_i·k_j) without keeping the N x N map.
 
     The forward pass keeps q, k and the log-sum-exp; the backward pass builds the map again:
-    with P the softmax and g_i = (∂L/∂diag_i)·diag_i, ∂L/∂S = diag(g) - g∘P. Computed in float32 at least.
+    with P the softmax and g_i = (∂L/∂diag_i)·diag_i, ∂L/∂S = diag(g) - g∘P. Sums and exponentials in float32 at
+    least. On a CPU one sample at a time, whose map stays in the cache.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, scale: float) -> Tensor:
         """q, k [B N D] -> diag [B N]."""
-        q, k = _at_least_float32(q), _at_least_float32(k)
-        lse = torch.logsumexp(torch.bmm(q, k.transpose(1, 2)) * scale, dim=-1)  # [B N]
-        diag = torch.exp((q * k).sum(-1) * scale - lse)  # [B N]
+        own = _at_least_float32(q).mul(k).sum(-1).mul_(scale)  # [B N]
+        lse = torch.cat([torch.logsumexp(_logits(q[rows], k[rows], scale), -1) for rows in _parts(q)])  # [B N]
+        diag = torch.exp(own - lse)
         ctx.save_for_backward(q, k, lse, diag)
         ctx.scale = scale
         return diag
@@ -36,11 +37,40 @@ class DiagonalAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         """grad [B N] -> gradients of q and k, [B N D]."""
         q, k, lse, diag = ctx.saved_tensors
-        weight = (grad * diag).unsqueeze(-1)  # [B N 1]
-        spread = torch.exp(torch.bmm(q, k.transpose(1, 2)) * ctx.scale - lse.unsqueeze(-1)) * weight  # [B N N]
-        grad_q = (weight * k - torch.bmm(spread, k)) * ctx.scale
-        grad_k = (weight * q - torch.bmm(spread.transpose(1, 2), q)) * ctx.scale
+        weight = (grad * diag).mul_(ctx.scale).unsqueeze(-1)  # [B N 1] float32 at least
+        grads = [_gradients(q[rows], k[rows], lse[rows], weight[rows], ctx.scale) for rows in _parts(q)]
+        grad_q, grad_k = (torch.cat(parts).to(q.dtype) for parts in zip(*grads, strict=True))
         return grad_q, grad_k, None
+
+
+def _gradients(q: Tensor, k: Tensor, lse: Tensor, weight: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """∂L/∂q, ∂L/∂k [B N D] of some samples; weight = s·g [B N 1]."""
+    spread = _logits(q, k, scale).sub_(lse.unsqueeze(-1)).exp_().mul_(weight)  # [B N N]
+    spread = spread.to(q.dtype)
+    return weight * k - _product(spread, k), weight * q - _product(spread.mT, q)
+
+
+def _logits(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """s·q·kᵀ, float32 at least: [B N D], [B N D] -> [B N N]."""
+    if q.device.type == "cpu":
+        q, k = _at_least_float32(q), _at_least_float32(k)
+    return _product(q, k.mT).mul_(scale)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix products of a batch, summed and kept in float32 at least; on a GPU also of bfloat16 factors."""
+    if a.dtype in (torch.bfloat16, torch.float16):
+        if a.device.type == "cuda":
+            return torch.bmm(a, b, out_dtype=torch.float32)
+        return torch.bmm(a, b).float()
+    return torch.bmm(a, b)
+
+
+def _parts(x: Tensor) -> list[slice]:
+    """Samples to take at a time."""
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return [slice(i, i + 1) for i in range(len(x))]
+    return [slice(0, len(x))]
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -77,6 +107,7 @@ class DMA(nn.Module):
 
     def forward(self, swapped: Tensor, reference: Tensor, interest: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See the class."""
+        swapped, reference = swapped.contiguous(), reference.contiguous()  # else each linear layer makes its own copy
         q, k, v = self.to_q(swapped), self.to_k(reference), self.to_v(swapped)  # [B N D]
         if self.mode == "full":
             attention = self._softmax(q, k)

@@ -5,8 +5,8 @@ The network is timm's VisionTransformer, so that its key names are the released 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from pretrain.blocks import Block, Wanted
+
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
+GROUP = 4  # frames at a time on a CPU: more leave its cache between layers, fewer add up weights' gradients too often
 
 
 def sincos_table(dim: int, grid: int) -> Tensor:
@@ -57,6 +60,7 @@ class Encoder(VisionTransformer):
             global_pool="",
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
             dynamic_img_size=True,
+            block_fn=Block,
         )
         self.image_size, self.patch_size, self.grid = image_size, patch_size, image_size // patch_size
         self.mean, self.std = IMAGE_MEAN, IMAGE_STD
@@ -81,45 +85,71 @@ class Encoder(VisionTransformer):
 
     def forward(self, frames: Tensor) -> Tensor:  # type: ignore[override]
         """Normalised frames [B 3 H W] to tokens [B 1+N D], after the final LayerNorm."""
-        return self.forward_with_interest(frames, interest=False)[0]
+        return self.run(self.embed(frames))
 
     def embed(self, frames: Tensor) -> Tensor:
-        """Normalised frames [B 3 H W] to the blocks' input [B 1+N D]: patches with their positions, CLS first."""
+        """Normalised frames [B 3 H W] to the blocks' input [B 1+N D] (eq. 2): projected patches and positions."""
         return self._pos_embed(self.patch_embed(frames))
 
-    def run(self, tokens: Tensor) -> Tensor:
-        """The blocks and the final LayerNorm on any choice of embedded tokens: [B T D] to [B T D]."""
+    def run(self, x: Tensor) -> Tensor:
+        """All blocks and the final LayerNorm (eq. 3, 4): any number of tokens [B T D] -> [B T D]."""
         for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+            x = block(x)
+        return self.norm(x)
 
     def forward_with_interest(self, frames: Tensor, interest: bool = True) -> tuple[Tensor, Tensor | None]:
         """Tokens [B 1+N D] and S [B N], the Patch of Interest scores of eq. 11 (None unless asked for)."""
-        x = self._pos_embed(self.patch_embed(frames))  # [B 1+N D]
+        tokens, _, scores = self.forward_views(frames, interest=(0, len(frames)) if interest else None)
+        return tokens, scores
+
+    def contextual(self, frames: Tensor) -> Tensor:
+        """The contextual features [B D] alone: the last block computes nothing else. Frames [B 3 H W]."""
+        return self.forward_views(frames, contextual=len(frames))[1]
+
+    def forward_views(
+        self, frames: Tensor, contextual: int = 0, interest: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Several views in one pass; the last block computes only what is asked for.
+
+        Args:
+            frames: normalised [B 3 H W].
+            contextual: so many of the last frames are needed for their contextual feature alone.
+            interest: the frames [from, to) whose S (eq. 11) is wanted.
+
+        Returns:
+            The other frames' tokens [B-contextual 1+N D], the contextual features [contextual D], S [to-from N] or
+            None (float32, sum 1).
+        """
+        if frames.device.type == "cpu" and len(frames) > GROUP and not torch.compiler.is_compiling():
+            parts = [self._views(rows, wanted) for rows, wanted in _groups(frames, contextual, interest)]
+        else:
+            parts = [self._views(frames, Wanted(contextual, interest))]
+        tokens, alone, scores = zip(*parts, strict=True)
+        found = [part for part in scores if part is not None]
+        return _joined(tokens), _joined(alone), _joined(found) if found else None
+
+    def _views(self, frames: Tensor, wanted: Wanted) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`forward_views` in one go."""
+        x = self.embed(frames)
         for block in self.blocks[:-1]:
             x = block(x)
-        last: Any = self.blocks[-1]
-        if not interest:
-            return self.norm(last(x)), None
-        attended, scores = attention_with_interest(last.attn, last.norm1(x))
-        x = x + attended
-        x = x + last.mlp(last.norm2(x))
-        return self.norm(x), scores
+        tokens, alone, scores = self.blocks[-1](x, wanted)
+        return self.norm(tokens), self.norm(alone), scores
 
 
-def attention_with_interest(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """timm's self-attention on x [B 1+N D], and the contextual token's row of its map (Micron-BERT, eq. 11).
+def _groups(frames: Tensor, contextual: int, interest: tuple[int, int] | None) -> Iterator[tuple[Tensor, Wanted]]:
+    """A few frames at a time, and what is wanted of them."""
+    whole = len(frames) - contextual
+    low, high = interest or (0, 0)
+    for start in range(0, len(frames), GROUP):
+        stop = min(start + GROUP, len(frames))
+        first, last = max(low, start), min(high, stop)
+        here = (first - start, last - start) if first < last else None
+        yield frames[start:stop], Wanted(stop - max(start, min(whole, stop)), here)
 
-    The row is averaged over heads, cut to the patch columns and renormalised: S [B N], float32, sum 1. Only
-    that one row of the map is ever computed; the attention itself is the fused one.
-    """
-    batch, length, dim = x.shape
-    qkv = attention.qkv(x).reshape(batch, length, 3, attention.num_heads, dim // attention.num_heads)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B heads 1+N D/heads]
-    out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, length, dim)
-    row = torch.einsum("bhd,bhnd->bhn", q[:, :, 0].float(), k.float()) * attention.scale  # [B heads 1+N]
-    patches = row.softmax(-1)[..., 1:].mean(1)  # [B N]
-    return attention.proj(out), patches / patches.sum(-1, keepdim=True)
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def initialise_linear(module: nn.Module) -> None:

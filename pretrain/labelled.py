@@ -11,6 +11,7 @@ Each subject is predicted from the other subjects' clips alone, statistics inclu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,15 +46,13 @@ class LabelledSet:
 
     def __post_init__(self) -> None:
         n = len(self.frames)
-        if self.frames.shape[1:2] + self.frames.shape[4:] != (2, 3) or not n == len(self.labels) == len(
-            self.subjects
-        ):
-            raise ValueError(f"frames {self.frames.shape}, {len(self.labels)} labels, {len(self.subjects)} subjects")
+        assert self.frames.shape[1] == 2 and self.frames.shape[-1] == 3, self.frames.shape
+        assert n == len(self.labels) == len(self.subjects), (n, len(self.labels), len(self.subjects))
         people, shown = len(set(self.subjects)), len(set(self.labels.tolist()))
         if people < 2 or shown < 2:
             raise FlickerError(
                 f"{self.name}: {n} readable clips of {people} subject(s) and {shown} class(es); a probe needs two of "
-                "each: look at the data set, or turn the probe off with --log.probe 0"
+                "each: look at the data set, or turn the probe off with --probe.every 0"
             )
 
 
@@ -112,12 +111,13 @@ def in_float32(encoder: Encoder) -> Encoder:
     weights = encoder.state_dict()
     if all(value.dtype == torch.float32 for value in weights.values()):
         return encoder
+    block: Any = encoder.blocks[0]
     copied = Encoder(
         image_size=encoder.image_size,
         patch_size=encoder.patch_size,
         dim=encoder.embed_dim,
         depth=len(encoder.blocks),
-        heads=encoder.blocks[0].attn.num_heads,
+        heads=block.attn.num_heads,
     )
     plain = {name.replace("_orig_mod.", ""): value.float() for name, value in weights.items()}  # compiled blocks
     copied.load_state_dict(plain)
@@ -173,8 +173,8 @@ def _linear(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarr
     Solved in the span of the training clips, from their products alone: the same optimum, since the penalty keeps the
     weights in that span, at n instead of F unknowns per class.
     """
-    if len(set(labels.tolist())) == 1:
-        return np.full(len(test), labels[0], np.int64)
+    if len(set(labels.tolist())) == 1 or not train.any():  # nothing to tell apart, or nothing to tell it by
+        return np.full(len(test), labels.min(), np.int64)
     values, vectors = np.linalg.eigh((train @ train.T).astype(np.float64))  # [n], [n n]
     kept = values > 1e-7 * max(values[-1], 1e-12)
     axes = vectors[:, kept] / np.sqrt(values[kept])  # [n r]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.agreement import DinoHead, DinoTeacher, dino_loss, mse_agreement
-from pretrain.architecture import ModelConfig, resolve
+from pretrain.architecture import ModelConfig
 from pretrain.batch import Batch, assemble
-from pretrain.decoder import Decoder, patchify
+from pretrain.decoder import patch_targets
 from pretrain.dma import DMA
-from pretrain.encoder import Encoder
-from pretrain.objective import Losses, Objective, Teacher, Views, cls_spread
+from pretrain.objective import Losses, Objective, Teacher, Views, build_decoder, cls_spread, detached
 from pretrain.poi import scale_interest
 
 
@@ -27,31 +24,22 @@ class MicronBert(Objective):
     """
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config = resolve(config)
-        self.encoder = Encoder(
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            dim=config.dim,
-            depth=config.depth,
-            heads=config.heads,
-        )
+        super().__init__(config)
+        config = self.config
         self.attention: DMA | None = None
         if config.dma != "none":
             self.attention = DMA(
                 config.dim, mode=config.dma, scaled=config.dma_scaled, projection=config.dma_projection
             )
-        self.decoder = Decoder(
-            in_dim=config.dim,
-            dim=config.decoder_dim,
-            depth=config.decoder_depth,
-            heads=config.decoder_heads,
-            grid=self.encoder.grid,
-            patch=config.patch_size,
-        )
+        self.decoder = build_decoder(config)
         self.dino: DinoHead | None = None
         if config.agreement.kind == "dino":
             self.dino = DinoHead(config.dim, config.agreement)
+
+    @property
+    def can_collapse(self) -> bool:
+        """Plain MSE agreement can."""
+        return self.config.agreement.kind != "none"
 
     @property
     def uses_interest(self) -> bool:
@@ -71,23 +59,25 @@ class MicronBert(Objective):
         frames = [batch.swapped, batch.reference]
         if batch.crop is not None:
             frames.append(batch.crop)
-        tokens, interest = self.encoder.forward_with_interest(torch.cat(frames), self.uses_interest)  # one pass
-        swapped, reference, *crop = tokens.chunk(len(frames))  # each [B 1+N D]
-        scores = interest.chunk(len(frames))[1] if interest is not None else None  # of I(t+δ)
+        count = len(batch.swapped)
+        interest = (count, 2 * count) if self.uses_interest else None  # of I(t+δ)
+        alone = 0 if batch.crop is None else count
+        tokens, cropped, scores = self.encoder.forward_views(torch.cat(frames), alone, interest)  # one pass
+        swapped, reference = tokens.chunk(2)  # each [B 1+N D]
         features, diag = self._features(swapped, reference, scores)
         predicted = self.decoder(features)
         reconstruction = self.reconstruction_loss(predicted, batch.current)
-        agreement = self._agreement(reference[:, 0], crop[0][:, 0] if crop else None, batch)
+        agreement = self._agreement(reference[:, 0], cropped if alone else None, batch)
         total = self.config.reconstruction_weight * reconstruction + self.config.agreement_weight * agreement
         terms = {"reconstruction": reconstruction, "agreement": agreement, **_swap_terms(batch.mask, diag)}
         shown = {"mask": batch.mask, "predicted": predicted, "diag": diag, "interest": scores}
-        return Losses(total, cls_spread(reference[:, 0]), _detached(terms), _detached(shown))
+        return Losses(total, cls_spread(reference[:, 0]), detached(terms), detached(shown))
 
     def make_teacher(self, device: torch.device) -> Teacher | None:
         """DINO's, where the agreement is DINO's."""
         if self.dino is None:
             return None
-        return DinoTeacher(self.encoder, self.dino, self.config.agreement, device, self.group)
+        return DinoTeacher(self, device)
 
     def sheet(self, batch: Batch, losses: Losses) -> np.ndarray:
         """Pairs, swap, reconstruction, DMA, PoI."""
@@ -109,10 +99,7 @@ class MicronBert(Objective):
 
         predicted [B N patch²·3], current [B 3 H W] -> [].
         """
-        target = patchify(current, self.config.patch_size).float()
-        if self.config.normalise_pixels:
-            mean, var = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
-            target = (target - mean) / (var + 1e-6).sqrt()
+        target = patch_targets(current, self.config.patch_size, self.config.normalise_pixels)
         return F.mse_loss(predicted.float(), target)
 
     def _agreement(self, reference: Tensor, crop: Tensor | None, batch: Batch) -> Tensor:
@@ -121,7 +108,7 @@ class MicronBert(Objective):
             return mse_agreement(reference, crop, self.config.agreement.stop_gradient)
         if self.dino is not None:
             assert batch.teacher_probabilities is not None
-            student = [self.dino(self.encoder(crops)[:, 0]) for crops in batch.student_crops]
+            student = [self.dino(self.encoder.contextual(crops)) for crops in batch.student_crops]
             return dino_loss(student, batch.teacher_probabilities, self.config.agreement.student_temperature)
         return reference.new_zeros((), dtype=torch.float32)
 
@@ -162,13 +149,3 @@ def _swap_terms(mask: Tensor, diag: Tensor | None) -> dict[str, Tensor]:
         terms["diag_swapped"] = (diag * swapped).sum() / swapped.sum().clamp(min=1)
         terms["diag_kept"] = (diag * (1 - swapped)).sum() / (1 - swapped).sum().clamp(min=1)
     return terms
-
-
-def _detached(values: dict[str, Any]) -> dict[str, Tensor]:
-    """Without gradient; what is None is left out."""
-    return {name: value.detach() for name, value in values.items() if value is not None}
-
-
-def create(preset: str = "tiny", **overrides: Any) -> MicronBert:
-    """A randomly initialised MicronBert: `create("small", poi="none")`. Overrides are ModelConfig's fields."""
-    return MicronBert(ModelConfig(preset=preset, **overrides))  # type: ignore[arg-type]

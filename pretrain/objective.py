@@ -1,7 +1,7 @@
 """What a training objective is to the loop: an encoder, a batch made from frame pairs, and a loss.
 
-The loop, the engine, checkpoints, benchmarks and probes know only this; the objectives (`model.py`: Micron-BERT) know
-nothing of ranks, optimisers or files.
+The loop, the engine, checkpoints, benchmarks and probes know only this; the objectives (`model.py`: Micron-BERT,
+`mae.py`, `mocov3.py`, `beit.py`) know nothing of ranks, optimisers or files.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pretrain.architecture import ModelConfig
+from pretrain.architecture import ModelConfig, resolve
 from pretrain.augment import AugmentConfig
+from pretrain.decoder import Decoder
 from pretrain.encoder import Encoder
 from pretrain.swap import SwapConfig
 
-CLASSES = {"micron_bert": ("pretrain.model", "MicronBert")}
+CLASSES = {
+    "micron_bert": ("pretrain.model", "MicronBert"),
+    "mae": ("pretrain.mae", "Mae"),
+    "mocov3": ("pretrain.mocov3", "MocoV3"),
+    "beit": ("pretrain.beit", "Beit"),
+}
 
 
 class Group(Protocol):
@@ -99,6 +105,16 @@ class Objective(nn.Module, abc.ABC):
     """resolved: no size is 0"""
     group: Group = Alone()
 
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = resolve(config)
+        self.encoder = build_encoder(self.config)
+
+    @property
+    def can_collapse(self) -> bool:
+        """Whether a contextual feature that is the same for every face satisfies the loss."""
+        return False
+
     @abc.abstractmethod
     def views(self, frames: Tensor, seeds: Tensor, views: Views) -> Any:
         """A batch from pairs; every random choice is a pure function of a pair's seed.
@@ -124,11 +140,48 @@ class Objective(nn.Module, abc.ABC):
         return None
 
 
+def build_encoder(config: ModelConfig) -> Encoder:
+    """The encoder that a resolved config describes."""
+    return Encoder(
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        dim=config.dim,
+        depth=config.depth,
+        heads=config.heads,
+    )
+
+
+def build_decoder(config: ModelConfig, masked: bool = False) -> Decoder:
+    """The decoder that a resolved config describes, with or without a mask token."""
+    return Decoder(
+        in_dim=config.dim,
+        dim=config.decoder_dim,
+        depth=config.decoder_depth,
+        heads=config.decoder_heads,
+        grid=config.image_size // config.patch_size,
+        patch=config.patch_size,
+        masked=masked,
+    )
+
+
 def create_objective(config: ModelConfig) -> Objective:
     """The objective that `config.objective` names, with random weights."""
     module, name = CLASSES[config.objective]
     objective: Objective = getattr(importlib.import_module(module), name)(config)
     return objective
+
+
+def create(preset: str = "tiny", **overrides: Any) -> Any:
+    """An objective's module with random weights; overrides are ModelConfig's fields.
+
+    `create("small", poi="none")` is a MicronBert, `create("small", objective="mae")` a Mae.
+    """
+    return create_objective(ModelConfig(preset=preset, **overrides))  # type: ignore[arg-type]
+
+
+def detached(values: dict[str, Any]) -> dict[str, Tensor]:
+    """Without gradient; what is None is left out."""
+    return {name: value.detach() for name, value in values.items() if value is not None}
 
 
 def cls_spread(cls: Tensor) -> Tensor:

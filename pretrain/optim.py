@@ -17,7 +17,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (plain if parameter.ndim < 2 or name.endswith("cls_token") else decay).append(parameter)
+            (plain if parameter.ndim < 2 or name.endswith("_token") else decay).append(parameter)
     return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 

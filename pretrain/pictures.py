@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pretrain.architecture import ModelConfig
 from pretrain.batch import Batch
-from pretrain.decoder import patchify, unpatchify
+from pretrain.decoder import patch_statistics, patchify, unpatchify
 from pretrain.dma import change_map
 from pretrain.encoder import IMAGE_MEAN, IMAGE_STD
+from pretrain.masking import Masked, as_mask
 from pretrain.objective import Losses
 from shards.files import atomic_path
 
@@ -44,39 +45,82 @@ def heat_overlay(image: np.ndarray, values: np.ndarray, opacity: float = 0.5) ->
     return cv2.addWeighted(heat, opacity, image, 1 - opacity, 0)
 
 
-def outline_swapped(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Tint the swapped patches yellow. image uint8 [H W 3], mask bool [N] -> uint8 [H W 3]."""
-    grid = round(len(mask) ** 0.5)
-    pixels = cv2.resize(
-        mask.reshape(grid, grid).astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST
-    )
-    tinted = cv2.addWeighted(image, 0.65, np.full_like(image, (255, 220, 0)), 0.35, 0)
-    return np.where(pixels[..., None].astype(bool), tinted, image)
+YELLOW, GREEN, RED = (255, 220, 0), (0, 200, 0), (230, 0, 0)
 
 
-def reconstruct(losses: Losses, batch: Batch, model: ModelConfig) -> Tensor:
-    """The decoder's output as frames [B 3 H W], undoing per-patch normalisation by the target's own statistics."""
-    predicted = losses.shown["predicted"].float()
-    if model.normalise_pixels:
-        target = patchify(batch.current.float(), model.patch_size)
-        predicted = predicted * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)
-    return unpatchify(predicted, model.patch_size)
+def tint(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = YELLOW) -> np.ndarray:
+    """Tint some patches. image uint8 [H W 3], mask bool [N] -> uint8 [H W 3]."""
+    tinted = cv2.addWeighted(image, 0.65, np.full_like(image, colour), 0.35, 0)
+    return np.where(_pixels(mask, image), tinted, image)
+
+
+def as_frames(predicted: Tensor, frames: Tensor, patch: int, normalised: bool) -> Tensor:
+    """Predicted patches [B N patch²·3] as frames [B 3 H W].
+
+    normalised: undo per-patch normalisation by the statistics of the true frames.
+    """
+    predicted = predicted.float()
+    if normalised:
+        mean, deviation = patch_statistics(patchify(frames.float(), patch))
+        predicted = predicted * deviation + mean
+    return unpatchify(predicted, patch)
 
 
 def sheet(batch: Batch, losses: Losses, model: ModelConfig, rows: int = 4) -> np.ndarray:
     """A training batch, one pair per row: uint8 [H W 3] RGB."""
     current, reference, swapped = (to_rgb(x[:rows]) for x in (batch.current, batch.reference, batch.swapped))
-    rebuilt = to_rgb(reconstruct(losses, batch, model)[:rows])
+    predicted = losses.shown["predicted"][:rows]
+    rebuilt = to_rgb(as_frames(predicted, batch.current[:rows], model.patch_size, model.normalise_pixels))
     mask, diag = losses.shown["mask"][:rows].cpu().numpy(), losses.shown.get("diag")
     maps = (None if diag is None else change_map(diag), losses.shown.get("interest"))
     lines = []
     for i in range(len(current)):
-        images = [current[i], reference[i], outline_swapped(swapped[i], mask[i]), rebuilt[i]]
+        images = [current[i], reference[i], tint(swapped[i], mask[i]), rebuilt[i]]
         for values in maps:
             blank = np.zeros_like(current[i])
             images.append(blank if values is None else heat_overlay(reference[i], values[i].float().cpu().numpy()))
         lines.append(images)
     return table(lines, ("I(t)", "I(t+d)", "swapped", "reconstructed", "1 - diag (DMA)", "interest (PoI)"))
+
+
+def reconstruction_sheet(batch: Masked, losses: Losses, model: ModelConfig, rows: int = 4) -> np.ndarray:
+    """MAE's frames, one per row, as its Fig. 2: uint8 [H W 3] RGB."""
+    frames, mask, hidden = _hidden(batch, rows)
+    predicted = losses.shown["predicted"][:rows]
+    rebuilt = to_rgb(as_frames(predicted, batch.frames[:rows], model.patch_size, model.mae.normalise_pixels))
+    lines = []
+    for i in range(len(frames)):
+        filled = np.where(_pixels(mask[i], frames[i]), rebuilt[i], frames[i])
+        lines.append([frames[i], hidden[i], filled, rebuilt[i]])
+    return table(lines, ("I(t)", "visible", "hidden ones filled in", "predicted"))
+
+
+def prediction_sheet(batch: Masked, losses: Losses, rows: int = 4) -> np.ndarray:
+    """BEiT's frames, one per row, and which hidden patches' codes were found: uint8 [H W 3] RGB."""
+    frames, mask, hidden = _hidden(batch, rows)
+    places, right = batch.hidden[:rows], losses.shown["right"][:rows]
+    found = torch.zeros(mask.shape, dtype=torch.bool).scatter(1, places.cpu(), right.cpu()).numpy()
+    lines = []
+    for i in range(len(frames)):
+        told = tint(tint(frames[i], found[i], GREEN), mask[i] & ~found[i], RED)
+        lines.append([frames[i], hidden[i], told])
+    return table(lines, ("I(t)", "visible", "right (green), wrong (red)"))
+
+
+def _hidden(batch: Masked, rows: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """The first frames uint8 [B H W 3], their hidden patches bool [B N], and the frames with those greyed out."""
+    frames = to_rgb(batch.frames[:rows])
+    count = batch.hidden.shape[1] + batch.visible.shape[1]
+    mask = as_mask(batch.hidden[:rows], count).cpu().numpy()
+    grey = np.full_like(frames[0], 128)
+    return frames, mask, [np.where(_pixels(mask[i], grey), grey, frames[i]) for i in range(len(frames))]
+
+
+def _pixels(mask: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """A patch mask [N] as bool [H W 1], of the image's size."""
+    grid = round(len(mask) ** 0.5)
+    size = image.shape[1::-1]
+    return cv2.resize(mask.reshape(grid, grid).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)[..., None] > 0
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
 
 from pretrain.dma import change_map
 from pretrain.model import MicronBert
@@ -69,6 +68,8 @@ def motion_auroc(
 
 def _mean_auroc(scores: np.ndarray, moved: np.ndarray, decided: np.ndarray) -> float:
     """Mean over pairs of the area of scores [n N] against moved [n N], on decided patches."""
+    from sklearn.metrics import roc_auc_score  # three seconds that training without pictures need not wait for
+
     areas = [
         roc_auc_score(truth[keep], score[keep])
         for truth, keep, score in zip(moved, decided, scores, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,12 +14,15 @@ import torch
 from pretrain import checkpoint
 from pretrain import engine as engines
 from pretrain.architecture import config_to_dict
+from pretrain.attention import BACKENDS, Choice, choose, step_shapes
+from pretrain.blocks import checkpoint_blocks
 from pretrain.checkpoint import RunState
+from pretrain.compilation import compile_objective
 from pretrain.config import PretrainConfig
 from pretrain.engine import Engine, World
 from pretrain.objective import Objective, Teacher, create_objective
 from pretrain.optim import adamw
-from pretrain.weights import load_micron, load_weights
+from pretrain.weights import load_initial
 from shards import Manifest, PairReader
 from shards.errors import FlickerError, UsageError
 
@@ -37,6 +41,10 @@ class Session:
     objective: Objective
     """the module that the engine trains"""
     teacher: Teacher | None
+    attention: Choice
+    """the kernel of self-attention"""
+    compiled: str
+    """what torch.compile compiles: blocks, whole or off"""
     steps: int
     """Optimiser steps of the whole run."""
 
@@ -52,35 +60,61 @@ def open_session(config: PretrainConfig, data: Data, world: World) -> Session:
     model = build_model(config)
     reader = _open_reader(config, data, world, model.config.image_size)
     found = _find_checkpoint(config, reader.digest)
-    tag, universal = found[0] if found else "", False
-    if found and found[1].world != world.size:
-        tag, universal = _convert(Path(config.run), found[0], found[1].world, world), True
+    if world.size > 1:
+        model.group = engines.RankGroup(world)
     teacher = model.make_teacher(world.device)
-    optimiser = adamw(model, config.optim)
-    engine = Engine(model, optimiser, config.engine, world, micro_batch(config, world), universal)
+    checkpoint_blocks(model, config.engine.activation_checkpointing)
+    engine = Engine(model, adamw(model, config.optim), config.engine, world, micro_batch(config, world))
+    compiled = compile_objective(model, config.engine.compile, world.device, config.engine.zero_stage)
     state = found[1] if found else RunState(seed=config.seed, data_digest=reader.digest)
     _check_ranks(engine, reader)
     if found:
-        root = Path(config.run) / "checkpoints"
-        engine.load(root, tag)
-        reader.load_state_dict(state.reader)
-        if teacher is not None:
-            checkpoint.load_teacher(root / found[0], teacher)
-        log.info("continuing %s at step %d", config.run, state.step)
+        _continue(config, found[0], state, engine, reader, teacher)
+    attention = _choose_attention(config, model, engine, state)
     state.config, state.model = asdict(config), config_to_dict(model.config)
     state.world, state.commit, state.versions = world.size, checkpoint.git_commit(), engines.describe()
+    state.attention = attention.name
     steps = config.steps or math.ceil(config.epochs * reader.steps_per_epoch)
-    return Session(engine, reader, state, model, teacher, steps)
+    return Session(engine, reader, state, model, teacher, attention, compiled, steps)
+
+
+def _continue(
+    config: PretrainConfig, tag: str, state: RunState, engine: Engine, reader: PairReader, teacher: Teacher | None
+) -> None:
+    """Load a checkpoint, whatever number of ranks and ZeRO stage wrote it."""
+    root = Path(config.run) / "checkpoints"
+    if state.world != engine.world.size:
+        log.info("continuing %s from %d to %d rank(s)", tag, state.world, engine.world.size)
+    engine.load(root, tag)
+    reader.load_state_dict(state.reader)
+    if teacher is not None:
+        checkpoint.load_teacher(root / tag, teacher)
+    log.info("continuing %s at step %d", config.run, state.step)
+
+
+def _choose_attention(config: PretrainConfig, model: Objective, engine: Engine, state: RunState) -> Choice:
+    """The attention kernel: the config's, that of the run so far, or the one that is fastest on rank 0. Collective.
+
+    A continued run keeps its kernel, so that it ends with the same weights.
+    """
+    device, wanted = engine.world.device, config.engine.attention
+    shapes = step_shapes(model.config, micro_batch(config, engine.world))
+    if wanted == "auto" and state.attention:
+        with suppress(UsageError):  # the run began on another kind of device
+            return choose(device, shapes, engine.dtype, state.attention)
+    names = sorted(BACKENDS)
+    first = choose(device, shapes, engine.dtype, wanted) if engine.world.rank == 0 else None
+    told = float(names.index(first.name)) if first else -1.0
+    name = names[int(engine.host.max([told]).result()[0])]
+    return first or choose(device, shapes, engine.dtype, name)
 
 
 def build_model(config: PretrainConfig) -> Objective:
-    """The model with weights drawn from the seed, or taken from `checkpoint.init`."""
+    """The model with weights drawn from the seed, or as far as they fit taken from `checkpoint.init`."""
     torch.manual_seed(config.seed)
     model = create_objective(config.model)
     if config.checkpoint.init:
-        own = model.state_dict()
-        weights = {k: v for k, v in load_micron(config.checkpoint.init).state_dict().items() if k in own}
-        load_weights(model, weights, Path(config.checkpoint.init))
+        log.info("starting from %s", load_initial(model, config.checkpoint.init))
     return model
 
 
@@ -152,12 +186,3 @@ def _find_checkpoint(config: PretrainConfig, digest: str) -> tuple[str, RunState
     folder = Path(config.run) / "checkpoints" / found[0]
     checkpoint.check_matches(found[1], config.model, digest, config.seed, folder)
     return found
-
-
-def _convert(run: Path, tag: str, old: int, world: World) -> str:
-    """The tag of the checkpoint for another number of ranks, made by rank 0 while the others wait."""
-    if world.rank == 0:
-        log.info("converting %s from %d to %d rank(s)", tag, old, world.size)
-        engines.to_universal(run / "checkpoints", tag)
-    engines.barrier()
-    return f"{tag}-universal"

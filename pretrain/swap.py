@@ -61,19 +61,30 @@ def _rectangles(seeds: Tensor, grid: int, config: SwapConfig) -> tuple[Tensor, T
     draws = uniform(seeds, SWAP_STREAM, 4 * max_blocks(grid, config)).view(len(seeds), -1, 4)  # [B K 4]
     counted = torch.zeros(len(seeds), device=seeds.device)  # [B]
     blocks = []
-    for size_draw, aspect_draw, top_draw, left_draw in draws.permute(1, 2, 0):
+    for block_draws in draws.permute(1, 2, 0):  # [4 B]
+        top, left, height, width = draw_block(block_draws, target - counted, grid, config)
         active = counted <= target
-        high = (target - counted).clamp(min=config.min_block)
-        size = config.min_block + size_draw * (high - config.min_block)
-        aspect = config.min_aspect + aspect_draw * (1 / config.min_aspect - config.min_aspect)
-        height = (size * aspect).sqrt().floor().clamp(1, grid) * active
-        width = (size / aspect).sqrt().floor().clamp(1, grid) * active
-        top = (top_draw * (grid - height + 1)).floor()
-        left = (left_draw * (grid - width + 1)).floor()
+        height, width = height * active, width * active
         counted = counted + height * width
         blocks.append(torch.stack([top, left, height, width]).long())
     top, left, height, width = torch.stack(blocks, dim=-1)  # each [B K]
     return top, left, height, width
+
+
+def draw_block(draws: Tensor, remaining: Tensor, grid: int, config: SwapConfig) -> tuple[Tensor, ...]:
+    """One block of Algorithm 1 for each sample: (top, left, height, width), whole float32 numbers [B].
+
+    Args:
+        draws: U[0, 1) numbers [4 B] for size, aspect, top and left.
+        remaining: [B] patches that are still to be covered: the block's largest size.
+    """
+    size_draw, aspect_draw, top_draw, left_draw = draws
+    high = remaining.clamp(min=config.min_block)
+    size = config.min_block + size_draw * (high - config.min_block)
+    aspect = config.min_aspect + aspect_draw * (1 / config.min_aspect - config.min_aspect)
+    height = (size * aspect).sqrt().floor().clamp(1, grid)
+    width = (size / aspect).sqrt().floor().clamp(1, grid)
+    return (top_draw * (grid - height + 1)).floor(), (left_draw * (grid - width + 1)).floor(), height, width
 
 
 def max_blocks(grid: int, config: SwapConfig) -> int:

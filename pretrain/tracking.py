@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 import wandb
 
+from pretrain.lines import Lines
 from shards.errors import FlickerError
-from shards.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ class Tracker:
     """
 
     def __init__(self, run: Path, config: dict[str, Any], project: str, run_id: str | None, active: bool):
-        self.run_id, self._path, self._active = run_id, run / "log.jsonl", active
+        self.run_id, self._lines, self._active = run_id, Lines(run / "log.jsonl"), active
         self._wandb: Any = None
         if not active:
             return
@@ -50,22 +49,13 @@ class Tracker:
 
     def truncate(self, step: int) -> None:
         """Forget log lines after `step`: a resumed run writes them again."""
-        if not self._active or not self._path.is_file():
-            return
-        kept = []
-        for line in self._path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line)
-            except (json.JSONDecodeError, KeyError):
-                continue  # a line cut off by a kill
-        write_text(self._path, "".join(line + "\n" for line in kept))
+        if self._active:
+            self._lines.truncate(step)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """One line of figures."""
         if self._active:
-            with self._path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            self._lines.append(step, values)
         self._tell(lambda run: run.log(values, step=step))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:

@@ -1,8 +1,8 @@
 """Weights on disk: what other people load. Safetensors and JSON, timm's key names, no pickle.
 
 An *encoder folder* holds `model.safetensors` (the encoder alone, key names as timm's VisionTransformer) and
-`config.json`; a *model folder* holds the whole MicronBert the same way. `load_encoder` and `load_micron` read
-either, a run directory (its newest checkpoint), or the authors' released `.pth`.
+`config.json`; a *model folder* holds a whole objective (Micron-BERT, MAE, ...) the same way. `load_encoder` reads
+either, a run directory (its newest checkpoint), or the authors' released `.pth`; `load_micron` all but encoders.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pretrain.architecture import ModelConfig, config_from_dict, config_to_dict
+from pretrain.architecture import ModelConfig, config_from_dict, config_to_dict, resolve
 from pretrain.encoder import IMAGE_MEAN, IMAGE_STD, Encoder
 from pretrain.model import MicronBert
+from pretrain.objective import Objective, build_encoder
 from pretrain.released import read_released
 from shards.errors import FlickerError
 from shards.files import atomic_path, read_json, write_json
@@ -28,17 +29,14 @@ LATEST = "latest"
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], config: ModelConfig, about: dict[str, Any]) -> None:
-    """Write a model folder: all of MicronBert, float32. `about` (steps, data, ...) goes into config.json."""
-    _save(
-        folder,
-        weights,
-        {"version": VERSION, "kind": "micron-bert", "model": config_to_dict(config), "about": about},
-    )
+    """Write a model folder: all of an objective, float32. `about` (steps, data, ...) goes into config.json."""
+    description = {"version": VERSION, "kind": config.objective, "model": config_to_dict(config), "about": about}
+    _save(folder, weights, description)
 
 
 def save_encoder(folder: Path, weights: dict[str, Tensor], config: ModelConfig, about: dict[str, Any]) -> None:
-    """Write an encoder folder from MicronBert's weights (keys `encoder.*`), float32, without prefixes."""
-    encoder = {name[len("encoder.") :]: value for name, value in weights.items() if name.startswith("encoder.")}
+    """Write an encoder folder from an objective's weights (keys `encoder.*`), float32, without prefixes."""
+    encoder = _encoder_weights(weights)
     description = {
         "version": VERSION,
         "kind": "encoder",
@@ -69,29 +67,47 @@ def load_micron(path: str | Path, device: str | torch.device = "cpu") -> MicronB
         path: a run directory, `run/checkpoints/step-N`, a model folder, its `model.safetensors`, or the
             released `.pth`.
 
-    Raises FlickerError: nothing there, an encoder without DMA, weights of another architecture.
+    Raises FlickerError: nothing there, an encoder without DMA, another objective's run, weights of another
+    architecture.
     """
     path = Path(path)
     if _is_released(path):
         config, weights = read_released(path)
     else:
         folder = find_folder(path, whole=True)
-        description = read_json(folder / "config.json", "model config")
-        if description.get("kind") != "micron-bert":
+        stored = _read_model(folder)
+        if stored is None:
             raise FlickerError(
                 f"{folder} holds an encoder without DMA; give the run directory or a checkpoint step-N"
             )
-        config, weights = config_from_dict(description["model"]), _read(folder / "model.safetensors")
+        config, weights = stored
+        if config.objective != "micron_bert":
+            raise FlickerError(
+                f"{folder} was trained as {config.objective}, which has no DMA; use pretrain.load_encoder for its "
+                "encoder, or train Micron-BERT from it with checkpoint.init"
+            )
     model = MicronBert(config)
     load_weights(model, weights, path)
     return model.to(device).eval()
+
+
+def _read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]] | None:
+    """Config and weights of a model folder; None for an encoder folder."""
+    description = read_json(folder / "config.json", "model config")
+    if description.get("kind") == "encoder":
+        return None
+    if not isinstance(description.get("model"), dict):
+        raise FlickerError(
+            f"{folder / 'config.json'} describes no model; give a run directory or a checkpoint step-N"
+        )
+    return config_from_dict(description["model"]), _read(folder / "model.safetensors")
 
 
 def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encoder:
     """The encoder alone, in eval mode: `encoder(frames [B 3 H W]) -> tokens [B 1+N D]`.
 
     Args:
-        path: as for `load_micron`, or an encoder folder.
+        path: as for `load_micron`, of a run with any objective, or an encoder folder.
 
     Raises FlickerError: nothing there, weights of another architecture.
     """
@@ -99,9 +115,19 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     if _is_released(path):
         return load_micron(path, device).encoder
     folder = find_folder(path, whole=False)
+    stored = _read_model(folder)
+    if stored is not None:
+        config, weights = stored
+        encoder = build_encoder(resolve(config))
+        load_weights(encoder, _encoder_weights(weights), path)
+    else:
+        encoder = _read_encoder(folder)
+    return encoder.to(device).eval()
+
+
+def _read_encoder(folder: Path) -> Encoder:
+    """The encoder of an encoder folder."""
     description = read_json(folder / "config.json", "model config")
-    if description.get("kind") == "micron-bert":
-        return load_micron(folder, device).encoder
     encoder = Encoder(
         image_size=description["image_size"],
         patch_size=description["patch_size"],
@@ -109,8 +135,46 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         depth=description["depth"],
         heads=description["num_heads"],
     )
-    load_weights(encoder, _read(folder / "model.safetensors"), path)
-    return encoder.to(device).eval()
+    load_weights(encoder, _read(folder / "model.safetensors"), folder)
+    return encoder
+
+
+def _encoder_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's among an objective's weights, without their prefix."""
+    return {name[len("encoder.") :]: value for name, value in weights.items() if name.startswith("encoder.")}
+
+
+def load_initial(objective: Objective, path: str | Path) -> str:
+    """Start an objective from other weights: all that fit by name and shape if they are of the same objective, else
+    the encoder alone.
+
+    Args:
+        path: as for `load_encoder`.
+
+    Returns:
+        What was loaded, for the log: "encoder, decoder (of micron_bert, RUN); attention stays random".
+
+    Raises FlickerError: nothing there, an encoder of another architecture.
+    """
+    path = Path(path)
+    stored = read_released(path) if _is_released(path) else _read_model(find_folder(path, whole=False))
+    if stored is None:
+        kind, weights = (
+            "encoder",
+            {f"encoder.{name}": value for name, value in load_encoder(path).state_dict().items()},
+        )
+    else:
+        kind, weights = stored[0].objective, stored[1]
+    if kind != objective.config.objective:
+        weights = {name: value for name, value in weights.items() if name.startswith("encoder.")}
+    load_weights(objective.encoder, _encoder_weights(weights), path)
+    own = objective.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    objective.load_state_dict(fitting, strict=False)
+    loaded = list(dict.fromkeys(name.split(".")[0] for name in own if name in fitting))
+    random = list(dict.fromkeys(name.split(".")[0] for name in own if name not in fitting))
+    rest = f"; {', '.join(random)} not in there: random" if random else ""
+    return f"{', '.join(loaded)} from {path} ({kind}){rest}"
 
 
 def describe(path: str | Path) -> dict[str, Any]:

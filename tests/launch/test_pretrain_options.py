@@ -29,7 +29,14 @@ VARIANTS = {
     ],
     "two shard sets": ["--data.shards", "", "--data.mixture", "MIXTURE", "--data.workers", "2"],
     "swapping alone": ["--model.dma", "none", "--model.poi", "none", "--model.agreement.kind", "none"],
+    "mae": ["--model.objective", "mae"],
+    "mocov3": [
+        *("--model.objective", "mocov3", "--model.mocov3.hidden_dim", "64"),
+        *("--data.augment.crop_area", "[0.5, 1]", "--data.augment.brightness", "0.3"),
+    ],
+    "beit": ["--model.objective", "beit", "--model.beit.vocabulary", "64", "--model.beit.min_block", "2"],
 }
+WITHOUT_DMA = ("swapping alone", "mae", "mocov3", "beit")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -46,7 +53,7 @@ def test_variants_train_draw_and_resume(command: Run, small_shards: Path, tmp_pa
     assert len(wandb_ids) == 1, "a resumed run keeps its wandb id"
     assert (tmp_path / "run" / "pictures" / "step-3.png").stat().st_size > 1000
     probed = {line["step"] for line in read_log(tmp_path / "run") if "motion_auroc" in line}
-    assert probed == (set() if variant == "swapping alone" else {0, 2, 3})
+    assert probed == (set() if variant in WITHOUT_DMA else {0, 2, 3})
     assert load_encoder(tmp_path / "run").cls_token.abs().sum() > 0
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from pretrain import create
-from pretrain.agreement import AgreementConfig, DinoHead, DinoTeacher, dino_loss, mse_agreement
+from pretrain.agreement import AgreementConfig, DinoTeacher, dino_loss, mse_agreement
 from pretrain.augment import AugmentConfig
 from pretrain.batch import assemble
 from pretrain.swap import SwapConfig
@@ -34,7 +34,7 @@ def test_teacher_follows_the_student_and_gets_no_gradient() -> None:
     config = AgreementConfig(kind="dino", teacher_momentum=0.9, out_dim=16, local_crops=2)
     torch.manual_seed(0)
     model = create("tiny", **SIZES, agreement=config)
-    teacher = DinoTeacher(model.encoder, model.dino, config, torch.device("cpu"))
+    teacher = DinoTeacher(model, torch.device("cpu"))
     frames = torch.randint(0, 255, (4, 2, 32, 32, 3), dtype=torch.uint8)
     batch = assemble(frames, torch.arange(4), model.config, SwapConfig(min_block=2), AugmentConfig(flip=False))
     assert [crops.shape for crops in batch.student_crops] == [(8, 3, 32, 32), (8, 3, 16, 16)]
@@ -56,9 +56,9 @@ def test_teacher_follows_the_student_and_gets_no_gradient() -> None:
 def test_teacher_state_survives_saving() -> None:
     config = AgreementConfig(kind="dino", out_dim=16)
     model = create("tiny", **SIZES, agreement=config)
-    teacher = DinoTeacher(model.encoder, model.dino, config, torch.device("cpu"))
+    teacher = DinoTeacher(model, torch.device("cpu"))
     teacher.centre = torch.randn(16)
-    other = DinoTeacher(create("tiny", **SIZES).encoder, DinoHead(32, config), config, torch.device("cpu"))
+    other = DinoTeacher(create("tiny", **SIZES, agreement=config), torch.device("cpu"))
     other.load_state_dict(teacher.state_dict())
     assert torch.equal(other.centre, teacher.centre)
     for a, b in zip(teacher.module.parameters(), other.module.parameters(), strict=True):

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pretrain.architecture import ModelConfig, resolve
 from pretrain.augment import AugmentConfig, augment
@@ -20,6 +19,7 @@ from pretrain.encoder import IMAGE_MEAN, IMAGE_STD
 from pretrain.random import uniform
 from pretrain.swap import SwapConfig
 from shards.errors import UsageError
+from tests.pretrain.waiting import waits
 
 OFF = AugmentConfig(flip=False)
 FULL = AugmentConfig(
@@ -207,24 +207,15 @@ def test_switching_one_change_on_leaves_the_draws_of_the_others() -> None:
     assert torch.allclose(also, torch.where(flipped.view(-1, 1, 1, 1, 1), bright.flip(-1), bright), atol=1e-6)
 
 
-WAITING = ("_local_scalar_dense", "index.Tensor", "nonzero", "masked_select", "lift_fresh", "constant")
-
-
-def _waits(function, *inputs: torch.Tensor) -> list[str]:
-    """What in a function has the host wait for the device: values and sizes it asks for, constants it copies."""
-    traced = make_fx(function, tracing_mode="fake")(*inputs)
-    return [str(node.target) for node in traced.graph.nodes if any(word in str(node.target) for word in WAITING)]
-
-
 def test_nothing_waits_for_the_device() -> None:
     model = resolve(ModelConfig(image_size=32, dim=32, heads=2))
 
     def whole(frames: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         return assemble(frames, seeds, model, SwapConfig(min_block=2), FULL).swapped
 
-    assert not _waits(whole, _frames(2, 40, 40), torch.arange(2))
+    assert not waits(whole, _frames(2, 40, 40), torch.arange(2))
     for function in (lambda x: x * x.sum().item(), lambda x: x[x > 0.5], lambda x: x + torch.tensor([1.0, 2.0])):
-        assert _waits(function, torch.rand(4, 2)), "what waits is noticed"
+        assert waits(function, torch.rand(4, 2)), "what waits is noticed"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,5 +1,6 @@
 """Weights on disk."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from pretrain import create, describe, load_encoder, load_micron
-from pretrain.weights import save_encoder, save_model
+from pretrain.architecture import config_to_dict
+from pretrain.weights import load_initial, save_encoder, save_model
 from shards.errors import FlickerError
+from tests.pretrain.objectives import KINDS, build
 from tests.sizes import SIZES
 
 
@@ -45,12 +48,85 @@ def test_faults_are_told_in_one_line(saved, tmp_path: Path) -> None:
     _, folder = saved
     with pytest.raises(FlickerError, match="without DMA"):
         load_micron(folder / "encoder")
+    for kind in ("mae", "beit"):
+        other = build(kind)
+        save_model(folder / kind, other.state_dict(), other.config, {})
+        with pytest.raises(FlickerError, match=rf"trained as {kind}, .* pretrain\.load_encoder") as told:
+            load_micron(folder / kind)
+        assert "\n" not in str(told.value)
     with pytest.raises(FlickerError, match="no weights at"):
         load_encoder(tmp_path / "nowhere")
     data = (folder / "model" / "model.safetensors").read_bytes()
     (folder / "model" / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(FlickerError, match="damaged"):
         load_micron(folder / "model")
+
+
+def _rewrite(folder: Path, **changes) -> None:
+    """Change top-level keys of a folder's config.json."""
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **changes}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_encoders_of_every_objective_come_back_equal(kind: str, tmp_path: Path) -> None:
+    model = build(kind).eval()
+    save_model(tmp_path / "model", model.state_dict(), model.config, {})
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["kind"] == model.config.objective
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load_encoder(tmp_path / "model")(x), model.encoder(x))
+
+
+def test_checkpoints_from_before_there_were_objectives_still_load(saved) -> None:
+    model, folder = saved
+    old = {k: v for k, v in config_to_dict(model.config).items() if k not in ("objective", "mae", "mocov3", "beit")}
+    _rewrite(folder / "model", kind="micron-bert", model=old)
+    assert load_micron(folder / "model").config == model.config
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load_encoder(folder / "model")(x), model.encoder(x))
+
+
+@pytest.mark.parametrize("load", [load_micron, load_encoder])
+def test_configs_that_are_not_understood_are_told_in_one_line(load, saved) -> None:
+    model, folder = saved
+    for wrong, told in (
+        ({**config_to_dict(model.config), "objective": "simclr"}, "objective 'simclr' is not known"),
+        ({**config_to_dict(model.config), "colour": 1}, r"does not know: model\.colour"),
+        (None, "describes no model"),
+    ):
+        _rewrite(folder / "model", model=wrong)
+        with pytest.raises(FlickerError, match=told) as error:
+            load(folder / "model")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["mae", "mocov3", "beit", "micron_bert", "encoder"])
+@pytest.mark.parametrize("target", ["mae", "micron_bert"])
+def test_initial_weights_are_all_of_the_same_objective_else_the_encoder(source, target, tmp_path: Path) -> None:
+    model = build("mae" if source == "encoder" else source)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    save = save_encoder if source == "encoder" else save_model
+    save(tmp_path / "given", model.state_dict(), model.config, {})
+    fresh, own = build(target), build(target).state_dict()
+    told = load_initial(fresh, tmp_path / "given")
+    for name, value in fresh.state_dict().items():
+        taken = name.startswith("encoder.") or source == target
+        assert torch.equal(value, model.state_dict()[name] if taken else own[name]), name
+    assert told.startswith("encoder") and f"({source})" in told
+    assert ("decoder not in there: random" in told.replace("attention, ", "")) == (source != target)
+
+
+def test_initial_weights_keep_what_is_new_random_and_refuse_another_encoder(saved) -> None:
+    model, folder = saved
+    dino = build("dino")
+    head = dino.dino.prototypes.weight.clone()
+    assert load_initial(dino, folder / "model").endswith("; dino not in there: random")
+    assert torch.equal(dino.dino.prototypes.weight, head)
+    assert torch.equal(dino.attention.to_q.weight, model.attention.to_q.weight)
+    with pytest.raises(FlickerError, match="another architecture"):
+        load_initial(build("mae", dim=64), folder / "model")
 
 
 def test_weights_of_another_architecture_are_refused(saved) -> None:
