@@ -118,7 +118,7 @@ class Writer:
 
     def _run(self, folder: Path, write: Callable[[], None], complete: Callable[[], None] | None) -> None:
         """The thread: write, agree, complete, agree."""
-        reason = ""
+        reason, advice = "", "mend this (is the disk full?), and the same command continues from there"
         for job in (write, complete):
             try:
                 if job is not None:
@@ -128,12 +128,12 @@ class Writer:
             try:
                 together = self._agree(not reason)
             except RuntimeError as error:  # the connection to a rank that ended
-                reason, together = reason or f"a rank has gone ({str(error).splitlines()[0][:200]})", False
+                reason, together = reason or f"another rank has gone ({str(error).splitlines()[0][:200]})", False
+                advice = "the same command continues from there, on any number of ranks"
             if not together:
                 reason = reason or "another rank could not write its part; its message says why"
                 self._error = FlickerError(
-                    f"cannot write checkpoint {folder}: {reason}; the one before it is whole: mend this (is the disk "
-                    "full?), and the same command continues from there"
+                    f"cannot write checkpoint {folder}: {reason}; the one before it is whole: {advice}"
                 )
                 return
 

@@ -45,9 +45,9 @@ from shards.workers import MAX_RESTARTS, RESTART_STEPS
 
 BATCH = 64
 HANG_SECONDS = 90
-TIMEOUT = 8.0
+TIMEOUT = 20.0
 """Seconds after which the reader replaces a worker that does not answer."""
-LINGER = 20.0
+LINGER = 50.0
 """Seconds for which a fault may show after it was mended: batches read ahead, retries, stopped workers."""
 GROWTH_MB = 24.0
 SETTLE = 0.3
