@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> None:
         return
     from pretrain import checkpoint, engine
     from pretrain.loop import train
+    from pretrain.ranks import told_of_lost_ranks
     from shards.files import write_text
 
     world = engine.start()
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> None:
     try:
         config = config if given else _fit_batch(config, world.size)
         synthetic = Path(config.run) / "synthetic-shards"
-        with engine.told_of_lost_ranks():
+        with told_of_lost_ranks():
             if world.rank == 0:
                 checkpoint.tidy(Path(config.run))
                 write_text(Path(config.run) / "config.yaml", to_yaml(config))

@@ -18,11 +18,11 @@ from pretrain.attention import using
 from pretrain.checkpoint import RunState
 from pretrain.config import PretrainConfig
 from pretrain.device import Fed, Feed
-from pretrain.engine import World
 from pretrain.health import Health
 from pretrain.labelled import LabelledSet
 from pretrain.objective import Losses, Views
 from pretrain.optim import learning_rate
+from pretrain.ranks import World
 from pretrain.reporting import Reporter
 from pretrain.startup import Data, Session, micro_batch, open_session
 from shards.errors import FlickerError

@@ -19,9 +19,10 @@ from pretrain.blocks import checkpoint_blocks
 from pretrain.checkpoint import RunState
 from pretrain.compilation import compile_objective
 from pretrain.config import PretrainConfig
-from pretrain.engine import Engine, World
+from pretrain.engine import Engine
 from pretrain.objective import Objective, Teacher, create_objective
 from pretrain.optim import adamw
+from pretrain.ranks import RankGroup, World
 from pretrain.weights import load_initial
 from shards import Manifest, PairReader
 from shards.errors import FlickerError, UsageError
@@ -61,7 +62,7 @@ def open_session(config: PretrainConfig, data: Data, world: World) -> Session:
     reader = _open_reader(config, data, world, model.config.image_size)
     found = _find_checkpoint(config, reader.digest)
     if world.size > 1:
-        model.group = engines.RankGroup(world)
+        model.group = RankGroup(world)
     teacher = model.make_teacher(world.device)
     checkpoint_blocks(model, config.engine.activation_checkpointing)
     engine = Engine(model, adamw(model, config.optim), config.engine, world, micro_batch(config, world))

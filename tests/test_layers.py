@@ -10,7 +10,7 @@ import pytest
 LAYERS = ("shards", "pretrain", "finetune", "launch")
 ONLY_IN = {
     "deepspeed": {"pretrain/engine.py"},
-    "torch.distributed": {"pretrain/engine.py"},
+    "torch.distributed": {"pretrain/engine.py", "pretrain/ranks.py"},
     "wandb": {"pretrain/tracking.py"},
 }
 MODELS = ("encoder", "swap", "dma", "poi", "decoder", "model", "agreement", "batch", "objective")

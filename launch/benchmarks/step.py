@@ -16,7 +16,7 @@ from launch.benchmarks.stepping import Setting, Spent, Stepper
 from launch.cli import parse
 from pretrain.architecture import ModelConfig, resolve
 from pretrain.device import Feed
-from pretrain.flops import pair_flops, peak_flops
+from pretrain.flops import pair_flops, peak_flops, skipped_flops
 from shards import PairReader, read_manifest
 from shards.errors import UsageError
 
@@ -183,9 +183,11 @@ def figures_of(
     flops = pair_flops(steppers[OURS].setting.model)
     peak, _ = peak_flops(steppers[OURS].device, steppers[OURS].dtype)
     alone = config.batch / median(item.wall for item in spent[OURS])
+    computed = 1 - skipped_flops(steppers[OURS].setting.model) / flops
     figures = {
         **fed,
         "mfu": fed["pairs_per_s"] * flops / peak,
+        "mfu_computed": fed["pairs_per_s"] * flops / peak * computed,
         "tflops": fed["pairs_per_s"] * flops / 1e12,
         "peak_tflops": peak / 1e12,
         "gflop_per_pair": flops / 1e9,

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 
 from pretrain import engine as engines
 from pretrain.architecture import ModelConfig
-from pretrain.engine import Engine, EngineConfig, World
+from pretrain.engine import Engine, EngineConfig
 from pretrain.objective import Objective, Views, create_objective
+from pretrain.ranks import HostGroup, RankGroup, World
 from pretrain.swap import SwapConfig
 from shards.files import write_json
 from tests.sizes import SIZES
@@ -141,7 +142,7 @@ def _whole_agrees(engine: Engine, weights: dict[str, torch.Tensor]) -> bool:
 
 def _groups(world: World) -> dict[str, Any]:
     """What the ranks' groups answer; the gradient of a sum against one process that has every rank's numbers."""
-    group, host = engines.RankGroup(world), engines.HostGroup(world)
+    group, host = RankGroup(world), HostGroup(world)
     inputs = torch.arange(1.0, 3 * world.size + 1, dtype=torch.float64).reshape(world.size, 3).sin()  # [R 3]
     weights = torch.linspace(-1, 2, world.size, dtype=torch.float64)  # [R]
     own = inputs[world.rank].clone().requires_grad_()

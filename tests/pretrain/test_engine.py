@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pretrain import conversion
 from pretrain import engine as engines
-from pretrain.engine import Engine, EngineConfig, World
+from pretrain.engine import Engine, EngineConfig
 from pretrain.objective import Losses
+from pretrain.ranks import HostGroup, RankGroup, World
 from shards.errors import FlickerError, UsageError
 
 JSON = sorted((Path(__file__).parents[2] / "launch" / "deepspeed").glob("*.json"))
@@ -289,7 +290,7 @@ def test_gradients_are_summed_in_the_dtype_that_is_asked_for(world: World, wante
 
 
 def test_a_group_of_one_is_trivial(world: World) -> None:
-    host, group = engines.HostGroup(world), engines.RankGroup(world)
+    host, group = HostGroup(world), RankGroup(world)
     assert host.max([2.0, -1.0]).result() == [2, -1] and host.gather([3.0]) == [[3]]
     x = torch.ones(2, requires_grad=True)
     assert group.sum(x) is x and not group.gather(x).requires_grad
