@@ -117,7 +117,8 @@ def rows(config: StepConfig) -> dict[str, Setting]:
         attention=config.attention,
         checkpointing=config.checkpointing,
     )
-    direct = replace(ours, direct=True, compile="off", checkpointing=False, precision=config.direct_precision)
+    precision: Any = config.direct_precision
+    direct = replace(ours, direct=True, compile="off", checkpointing=False, precision=precision)
     found = {OURS: ours, DIRECT: direct}
     if config.precision != config.direct_precision:
         found[SAME] = replace(direct, precision=ours.precision)

@@ -93,24 +93,25 @@ class Masters:
     """Fused AdamW with clipping, on float32 copies of the weights where the model's are narrower."""
 
     def __init__(self, model: Objective, dtype: torch.dtype):
-        trained = [p for p in model.parameters() if p.requires_grad]
+        trained: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.masters = trained
         if dtype != torch.float32:
             self.masters = [p.detach().clone().requires_grad_() for p in trained]
             model.to(dtype)
-        self.weights = [p for p in model.parameters() if p.requires_grad]
+        self.weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.adamw = torch.optim.AdamW(self.masters, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
 
     def step(self) -> None:
         """Update the weights and drop their gradients."""
-        if self.masters is not self.weights and self.masters[0] is not self.weights[0]:
+        apart = self.masters[0] is not self.weights[0]
+        if apart:
             for master, weight in zip(self.masters, self.weights, strict=True):
                 master.grad = None if weight.grad is None else weight.grad.float()
                 weight.grad = None
         torch.nn.utils.clip_grad_norm_(self.masters, 1.0, foreach=True)
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
-        if self.masters[0] is not self.weights[0]:
+        if apart:
             with torch.no_grad():
                 torch._foreach_copy_(self.weights, self.masters)
 

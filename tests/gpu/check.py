@@ -108,7 +108,8 @@ def kernels(section: Section) -> None:
     grad = torch.randn(2, heads, tokens, width, device=section.device).bfloat16()
     wide = qkv.double().requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):
-        expected = F.scaled_dot_product_attention(*wide.permute(2, 0, 3, 1, 4).unbind(0))
+        q, k, v = wide.permute(2, 0, 3, 1, 4).unbind(0)
+        expected = F.scaled_dot_product_attention(q, k, v)
     (expected_grad,) = torch.autograd.grad(expected, wide, grad.double())
     for name in attention.KINDS[section.device.type]:
         if fault := attention._fault(section.device, [(2, heads, tokens, width)], torch.bfloat16, name):

@@ -165,6 +165,7 @@ def _wait_for(step: int, run: Path, job: subprocess.Popen, patience: float = 180
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_slurm_job_that_is_preempted_is_queued_again_and_ends(slurm: Slurm, small_shards: Path) -> None:
     """Two tasks; SIGTERM to the tasks, as Slurm sends it; the requeued job finishes, and that is the end of it."""
     run = slurm.folder / "run"

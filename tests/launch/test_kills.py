@@ -193,6 +193,7 @@ def _whole(importer: Forks, shards: Path, run: Path, steps: int) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_killed_a_few_times_a_run_ends_as_if_it_had_not_been(
     importer: Forks, small_shards: Path, tmp_path: Path
 ) -> None:

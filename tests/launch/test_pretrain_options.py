@@ -39,7 +39,11 @@ VARIANTS = {
 WITHOUT_DMA = ("swapping alone", "mae", "mocov3", "beit")
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+SELDOM = ("zero 2", "swapping alone")  # other tests have most of them
+PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SELDOM)) for name in VARIANTS]
+
+
+@pytest.mark.parametrize("variant", PARAMETERS)
 def test_variants_train_draw_and_resume(command: Run, small_shards: Path, tmp_path: Path, variant: str) -> None:
     mixture = json.dumps({str(small_shards): 3, str(small_shards / ".." / small_shards.name): 1})
     words = [mixture if word == "MIXTURE" else word for word in VARIANTS[variant]]
