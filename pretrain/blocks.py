@@ -118,10 +118,10 @@ def blocks_of(module: nn.Module) -> list[Block]:
 
 
 def _norm(norm: Any, x: Tensor) -> Callable[[], Tensor] | None:
-    """Makes norm(x) again. None where an engine holds the weights elsewhere between uses."""
-    weight, bias, source = norm.weight, norm.bias, x.detach()
-    if weight.numel() != x.shape[-1]:
+    """Makes norm(x) again, with copies of its weights: ZeRO-3 may hold them elsewhere by then, or (None) already."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or norm.weight.numel() != x.shape[-1]:
         return None
+    weight, bias, source = norm.weight.detach().clone(), norm.bias.detach().clone(), x.detach()
     return lambda: F.layer_norm(source, (source.shape[-1],), weight, bias, norm.eps)
 
 
