@@ -60,7 +60,9 @@ class WorkerGroup:
         self._setup = json.dumps(setup | {"shape": ring.shape}).encode()
         self._answers: dict[int, list[Bad]] = {}
         self._left: Counter[int] = Counter()
+        self._collected = 0
         self._deaths: list[int] = []
+        """how many batches had been collected at each"""
         self._workers = [self._start(number) for number in range(len(parts))]
 
     @property
@@ -91,11 +93,12 @@ class WorkerGroup:
     def collect(self, ticket: int) -> list[Bad]:
         """Wait until batch `ticket` is filled; its bad frames, rows counted in the batch. Raises FlickerError."""
         while self._left[ticket]:
-            self._receive(ticket)
+            self._receive()
         del self._left[ticket]
+        self._collected += 1
         return self._answers.pop(ticket)
 
-    def _receive(self, ticket: int) -> None:
+    def _receive(self) -> None:
         """Take in what has been answered; look after those that do not answer."""
         by_control = {worker.control: worker for worker in self._workers}
         for control in wait(list(by_control), timeout=min(self.timeout / 4, 5.0)):
@@ -103,14 +106,14 @@ class WorkerGroup:
             try:
                 self._answer(worker, json.loads(worker.control.recv_bytes()))
             except (EOFError, OSError):
-                self._replace(worker, ticket, f"died ({_ended(worker.process)})")
+                self._replace(worker, f"died ({_ended(worker.process)})")
         now = time.monotonic()
         for worker in self._workers:
             silent = now - worker.since
             if not worker.asked or silent < self.timeout / 2:
                 continue
             if silent >= self.timeout:
-                self._replace(worker, ticket, f"gave no answer for {silent:.0f} s")
+                self._replace(worker, f"gave no answer for {silent:.0f} s")
             elif not worker.warned:
                 worker.warned = True
                 self.counts["slow_waits"] += 1
@@ -128,11 +131,12 @@ class WorkerGroup:
         self._answers[answer["ticket"]] += [(first + row, which, why) for row, which, why in answer["bad"]]
         self._left[answer["ticket"]] -= 1
 
-    def _replace(self, worker: Worker, ticket: int, what: str) -> None:
+    def _replace(self, worker: Worker, what: str) -> None:
         """Start a process in place of one that died or hangs, and ask it what that one has not answered."""
         _end(worker)
         self.counts["worker_restarts"] += 1
-        self._deaths = [*(at for at in self._deaths if at > ticket - RESTART_STEPS), ticket]
+        recent = (at for at in self._deaths if at > self._collected - RESTART_STEPS)
+        self._deaths = [*recent, self._collected]
         if len(self._deaths) > MAX_RESTARTS:
             raise FlickerError(
                 f"reader process {worker.number} {what}, the {len(self._deaths)}th within {RESTART_STEPS} batches: "

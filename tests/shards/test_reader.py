@@ -237,6 +237,18 @@ def test_workers_that_keep_dying_end_reading_in_one_line(manifest):
     assert "\n" not in str(caught.value)
 
 
+def test_deaths_are_forgotten_after_so_many_batches_whatever_the_epoch(manifest, monkeypatch):
+    monkeypatch.setattr("shards.workers.RESTART_STEPS", 4)
+    reader = reader_of(manifest, workers=1, global_batch=2)
+    assert reader.steps_per_epoch > 6
+    for _ in range(7):
+        for _ in reader:
+            if reader.step == reader.steps_per_epoch - 1:
+                os.kill(reader.processes[0], signal.SIGKILL)
+    reader.close()
+    assert reader.counts["worker_restarts"] >= 6
+
+
 def test_a_stopped_worker_is_replaced(manifest, caplog):
     alone = list(reader_of(manifest))
     reader = reader_of(manifest, workers=2, timeout=1.0)
