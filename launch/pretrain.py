@@ -39,6 +39,8 @@ def main(arguments: list[str]) -> None:
     given = bool(config.data.shards or config.data.mixture)
     if config.data.shards and config.data.mixture:
         raise UsageError("data.shards and data.mixture are both given; give one of them")
+    if config.probe.every and not config.probe.data:
+        raise UsageError("probe.every is set, but no clips: give the root of a labelled data set as --probe.data DIR")
     if dry is not None:
         config = config if given else _fit_batch(config, dry.gpus)
         print_plan(config, dry, _read_data(config, Path()) if given else ())
@@ -82,8 +84,6 @@ def _read_labelled(config: PretrainConfig) -> LabelledSet | None:
     """The labelled clips to look at; every rank reads them, so that what is wrong with them stops all."""
     if not config.probe.every:
         return None
-    if not config.probe.data:
-        raise UsageError("probe.every is set, but no clips: give the root of a labelled data set as --probe.data DIR")
     from launch.labelled import read_labelled
     from pretrain.architecture import resolve
 

@@ -21,7 +21,9 @@ Run = Callable[..., subprocess.CompletedProcess]
 def environment() -> dict[str, str]:
     """One thread per process, no wandb account, the repository's own interpreter first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PATH": path}
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    inherited = {name: value for name, value in os.environ.items() if name not in ranks}
+    return {**inherited, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "PATH": path}
 
 
 @pytest.fixture(scope="session")

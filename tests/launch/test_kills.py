@@ -202,6 +202,7 @@ def test_killed_a_few_times_a_run_ends_as_if_it_had_not_been(
     _check(tmp_path / "run", whole, 24)
 
 
+@pytest.mark.slow
 def test_when_a_rank_is_killed_the_other_says_so_in_one_line(
     importer: Forks, small_shards: Path, tmp_path: Path
 ) -> None:

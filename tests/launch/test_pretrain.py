@@ -148,7 +148,7 @@ def test_accumulating_two_micro_batches_agrees_with_one_batch(
         assert two == pytest.approx(one, rel=2e-4)
 
 
-@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("before, after", [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_resumes_on_another_number_of_ranks(
     command: Run, small_shards: Path, whole: Path, two: Path, tmp_path: Path, before: int, after: int
 ) -> None:

@@ -39,7 +39,7 @@ VARIANTS = {
 WITHOUT_DMA = ("swapping alone", "mae", "mocov3", "beit")
 
 
-SELDOM = ("zero 2", "swapping alone")  # other tests have most of them
+SELDOM = ("zero 2", "swapping alone", "two shard sets", "mae")  # other tests have most of them
 PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SELDOM)) for name in VARIANTS]
 
 

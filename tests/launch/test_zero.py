@@ -80,6 +80,7 @@ def resumed(runs: Runs, old: int, new: int, ranks: int, precision: str = "fp32")
             "load": str(saved(runs, old, precision))}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_stages_ranks_accumulation_and_compilation_agree(runs: Runs) -> None:
     two = [trained(runs, 1), trained(runs, 3, scattered=True), {"name": "bf16", "precision": "bf16"}]
     two.append({"name": "2-accumulated", "zero_stage": 2, "accumulation": 2})

@@ -88,7 +88,14 @@ def test_the_whole_forward_pass_is_one_graph(kind: str) -> None:
     _check("whole", OPTIONS[kind], "aot_eager")  # fullgraph: a graph break is an error
 
 
-@pytest.mark.parametrize("kind, checkpointing", [("mb3", False), ("mb3", True), ("mae", False)])
+@pytest.mark.parametrize(
+    "kind, checkpointing",
+    [
+        ("mb3", True),
+        pytest.param("mb3", False, marks=pytest.mark.slow),
+        pytest.param("mae", False, marks=pytest.mark.slow),
+    ],
+)
 def test_blocks_compiled_one_by_one_give_the_same(kind: str, checkpointing: bool) -> None:
     _check("blocks", OPTIONS[kind], "aot_eager", checkpointing)
 
@@ -116,6 +123,7 @@ def test_inductor_gives_the_same(mode: Any, checkpointing: bool) -> None:
     _check(mode, OPTIONS["mb3"], "inductor", checkpointing)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_copied_and_trained_like_any_other() -> None:
     """A teacher is a copy of the student's encoder; it must not compute with the student's weights."""
     model = _model({})

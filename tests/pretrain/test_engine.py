@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -43,8 +45,9 @@ class Small(nn.Module):
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     """One process."""
-    yield engines.start()
-    engines.stop()
+    with patch.dict(os.environ):  # it names itself in variables that tests of commands must not inherit
+        yield engines.start()
+        engines.stop()
 
 
 def make(world: World, module: nn.Module | None = None, decay: float = 0.5, **config: Any) -> Engine:
