@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pretrain import conversion
 from pretrain.conversion import Form
-from pretrain.ranks import HostGroup, RankGroup, World, agreement, forget_side_groups, limit_waiting, side_group
+from pretrain.ranks import HostGroup, World, agreement, forget_side_groups, limit_waiting, side_group
 from pretrain.saving import HostMemory, Writer, write_files
 from shards.errors import FlickerError, UsageError
 from shards.files import atomic_path, read_json
@@ -277,10 +277,6 @@ class Engine:
     def gather_floats(self, values: list[float]) -> list[list[float]]:
         """Every rank's values, in the order of ranks. Collective, on the host: the device is not asked."""
         return self.host.gather(values)
-
-    def group(self) -> RankGroup:
-        """The ranks as a loss knows them (`Objective.group`)."""
-        return RankGroup(self.world)
 
     @contextmanager
     def whole_weights(self) -> Iterator[nn.Module]:

@@ -6,7 +6,6 @@ import importlib
 import itertools
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,12 +14,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from launch.benchmarks import apart
 from launch.benchmarks.crops import Material
 from launch.benchmarks.meter import Usage, memory_mb, usage
-from shards.errors import FlickerError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-MARK = "RESULT "
 READERS = ("bounds", "peers", "flicker")
 """Modules whose functions yield batches; those of the others measure themselves."""
 HOMES = {
@@ -94,15 +91,7 @@ def measure(row: Callable[..., Any], job: Job) -> Result:
 
 def run_apart(job: Job) -> dict[str, Any]:
     """The result of a job, measured in a new process. Raises FlickerError with its last words if it fails."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "launch.benchmarks.rows", json.dumps(asdict(job))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    found = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or not found:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise FlickerError(f"the measurement of {job.row} failed: {last}")
-    return dict(json.loads(found[-1][len(MARK) :]))
+    return dict(apart.run("launch.benchmarks.rows", asdict(job), 1, f"the measurement of {job.row} failed"))
 
 
 def main() -> None:
@@ -113,7 +102,7 @@ def main() -> None:
         module = importlib.import_module(f"launch.benchmarks.{HOMES[name]}")
         done = getattr(module, name)
         result |= asdict(measure(done, job)) if HOMES[name] in READERS else done(job)
-    print(MARK + json.dumps(result), flush=True)
+    apart.tell(result)
     os._exit(0)  # workers that are still filling batches need not be waited for
 
 

@@ -165,7 +165,7 @@ def _memory(config: StepConfig, stepper: Stepper) -> float:
     """Peak MB of a step above what was there before; on a CPU in a process of its own."""
     if stepper.device.type == "cuda":
         return step_memory.of_step(stepper, *step_memory.random_pairs(stepper.setting))
-    return step_memory.apart(replace(stepper.setting, attention=_named(stepper)), config.threads)
+    return step_memory.of_step_apart(replace(stepper.setting, attention=_named(stepper)), config.threads)
 
 
 def _named(stepper: Stepper) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import resource
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,10 +13,9 @@ from typing import Any
 import psutil
 import torch
 
-from launch.benchmarks.rows import MARK, ROOT
+from launch.benchmarks import apart
 from launch.benchmarks.stepping import Setting, Stepper
 from pretrain.architecture import config_from_dict
-from shards.errors import FlickerError
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -60,17 +57,10 @@ def random_pairs(setting: Setting) -> tuple[torch.Tensor, torch.Tensor]:
     return frames, torch.arange(setting.batch, device=setting.device)
 
 
-def apart(setting: Setting, threads: int) -> float:
+def of_step_apart(setting: Setting, threads: int) -> float:
     """`of_step` in a new process, MB. Raises FlickerError with its last words if it fails."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "launch.benchmarks.step_memory", json.dumps(asdict(setting))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    found = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if done.returncode or not found:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise FlickerError(f"memory cannot be measured: {last}")
-    return float(found[-1][len(MARK) :])
+    module = "launch.benchmarks.step_memory"
+    return float(apart.run(module, asdict(setting), threads, "memory cannot be measured"))
 
 
 def main() -> None:
@@ -78,7 +68,7 @@ def main() -> None:
     given: dict[str, Any] = json.loads(sys.argv[1])
     setting = Setting(**{**given, "model": config_from_dict(given["model"])})
     stepper = Stepper(setting)
-    print(MARK + str(of_step(stepper, *random_pairs(setting))), flush=True)
+    apart.tell(of_step(stepper, *random_pairs(setting)))
 
 
 if __name__ == "__main__":
