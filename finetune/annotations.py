@@ -15,7 +15,6 @@ import pandas as pd
 from finetune.clips import ActionUnit
 from shards.errors import FlickerError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 _AU_SEPARATORS = re.compile(r"\s*(?:\+|,|，|\s+or\s+)\s*")
 _AU_TOKEN = re.compile(r"^(?:AU)?(?P<side>[LRTB])?(?P<number>\d+)(?P<intensity>[A-E])?(?P<static>\(k\))?$", re.I)
 
@@ -145,13 +144,3 @@ def frame_number(path: Path) -> int | None:
     """The frame number a file name carries: the last run of digits in its stem ('reg_img46.jpg' -> 46)."""
     digits = re.findall(r"[0-9]+", path.stem)
     return int(digits[-1]) if digits else None
-
-
-def frame_files(folder: Path) -> dict[int, Path]:
-    """Real frame number -> image file, ascending. Of two files with one number the first by name is taken."""
-    found: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        number = frame_number(path) if path.suffix.lower() in IMAGE_SUFFIXES else None
-        if number is not None and not path.name.startswith("."):
-            found.setdefault(number, path)
-    return dict(sorted(found.items()))

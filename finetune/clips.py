@@ -40,6 +40,8 @@ class Clip:
     emotion: str
     """The label as published: lower case, stripped, 'other' written 'others'."""
     aus: tuple[ActionUnit, ...] = ()
+    objective: int | None = None
+    """Objective class 1..7 (of the action units alone), where the dataset gives one."""
     fps: float = 200.0
     """Frames per second of the camera."""
     flags: tuple[str, ...] = ()

@@ -21,12 +21,12 @@ class DataConfig:
 
     root: str = ""
     """Folder of the dataset: labels and frames, as published."""
-    dataset: Literal["casme2"] = "casme2"
-    """Which loader reads it."""
-    version: Literal["auto", "2014", "2019"] = "auto"
-    """Label workbook: 2014, 2019 (three labels corrected), or auto (2019 where both are present)."""
-    variant: Literal["auto", "cropped-updated", "cropped", "raw-selected", "raw"] = "auto"
-    """Which published frames; auto takes the first present, in this order."""
+    dataset: str = "casme2"
+    """Which loader reads it; docs/datasets.md lists them."""
+    version: str = "auto"
+    """Which edition of the labels, e.g. 2014 or 2019 of CASME II; auto takes the best that is present."""
+    variant: str = "auto"
+    """Which published frames, e.g. cropped, raw-selected or raw; auto takes the best that are present."""
     scheme: str = "C2-5"
     """Classes: C2-3, C2-3-with-sadness-fear, C2-4-repression-negative, C2-4-repression-others, C2-5, C2-7, or
     present (each label that occurs)."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune.clips import Clip
+from finetune.validation import Validation
 from shards.errors import UsageError
 
 
@@ -100,3 +101,13 @@ def get(name: str, clips: Sequence[Clip] = ()) -> Scheme:
     near = near or difflib.get_close_matches(name, SCHEMES, n=2, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else ""
     raise UsageError(f"data.scheme: no scheme '{name}'; known: {', '.join(SCHEMES)}, {PRESENT}. {hint}".strip())
+
+
+def count(report: Validation, clips: Sequence[Clip], published: Mapping[str, int]) -> None:
+    """Note in `report` the clips per class of every scheme, beside those that published label counts give."""
+    for scheme in SCHEMES.values():
+        expected = dict.fromkeys(scheme.classes, 0)
+        for label, number in published.items():
+            if label in scheme.members:
+                expected[scheme.members[label]] += number
+        report.schemes.append((scheme.name, scheme.counts(clips), expected))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.clips import Clip
+from shards.errors import FlickerError
 
 SIMULATED_MARKS = ("SIMULATED.txt", ".synthetic.json")
 PRIVATE = "not-to-be-published"
@@ -20,6 +21,8 @@ FLAGS: Mapping[str, str] = {
     "apex-nearest": "apex frame has no file: the nearest frame that exists is used",
     "offset-clamped": "offset lies past the last frame that exists: clamped to it",
     "offset-nearest": "offset frame has no file: the nearest frame that exists is used",
+    "onset-known": "onset replaced by the known correction of this row",
+    "apex-known": "apex replaced by the known correction of this row",
     "offset-known": "offset replaced by the known correction of this row",
     "au-unread": "part of the action unit cell could not be read and was left out",
     "folder-case": "clip folder found under another spelling of its name",
@@ -130,3 +133,13 @@ def is_simulated(root: Path) -> bool:
 def count_labels(clips: Iterable[Clip]) -> dict[str, int]:
     """Clips per published label, most frequent first."""
     return dict(Counter(clip.emotion for clip in clips).most_common())
+
+
+def check_missing(report: Validation, max_missing: float) -> None:
+    """Raise FlickerError if a larger share of rows than `max_missing` has no frames."""
+    if report.missing_share > max_missing:
+        raise FlickerError(
+            f"{len(report.missing)} of {report.rows} rows of {report.workbook or report.dataset} have no frames "
+            f"under {report.images} (first: {report.missing[0]}); complete the download, or allow it with "
+            f"--data.max_missing {report.missing_share + 0.005:.2f}"
+        )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from finetune import annotations as cells
 from finetune.clips import ActionUnit
+from finetune.datasets.finding import frame_files
 from shards.errors import FlickerError
 from tests.finetune.trees import HEADER, workbook
 
@@ -78,7 +79,7 @@ def test_frames_are_in_numeric_order_and_other_files_are_ignored(tmp_path: Path)
         "cover.jpg",
     ):
         (tmp_path / name).touch()
-    assert list(cells.frame_files(tmp_path)) == [9, 10, 100]
+    assert list(frame_files(tmp_path)) == [9, 10, 100]
 
 
 @pytest.mark.parametrize("value", [1, "01", "1", 1.0, "sub01", "s1", " 01 "])

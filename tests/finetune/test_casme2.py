@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from finetune import casme2, schemes
+from finetune import datasets, schemes
+from finetune.datasets import casme2
 from finetune.validation import PRIVATE
 from shards.errors import FlickerError
 from tests.finetune.trees import HEADER, Row, frames, tree, workbook
 
+load = partial(datasets.load, "casme2")
 MOVED = {("24", "EP07_01"), ("24", "EP07_04f"), ("24", "EP10_03")}  # sadness in 2014, surprise in 2019
 ONE: Row = ("01", "EP02_01f", 46, 59, 86, 12, "happiness")
 
@@ -55,7 +58,7 @@ def published(table: list[dict[str, str]], tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("version", ["2014", "2019"])
 def test_the_published_table_loads_with_the_published_counts(published: Path, version: str) -> None:
-    clips, report = casme2.load(published, version)
+    clips, report = load(published, version)
     assert len(clips) == report.found == 255 and len({clip.subject for clip in clips}) == 26
     assert report.labels == casme2.PUBLISHED_LABELS[version]
     for _, found, expected in report.schemes:
@@ -65,11 +68,11 @@ def test_the_published_table_loads_with_the_published_counts(published: Path, ve
 
 
 def test_auto_takes_the_corrected_labels(published: Path) -> None:
-    assert casme2.load(published)[1].version == "2019"
+    assert load(published)[1].version == "2019"
 
 
 def test_the_rows_known_to_be_wrong_are_repaired_and_reported(published: Path) -> None:
-    clips, report = casme2.load(published, "2014")
+    clips, report = load(published, "2014")
     by_name = {(clip.subject, clip.clip): clip for clip in clips}
     assert by_name["sub04", "EP12_01f"].apex == 291  # '/' -> midpoint of 261..321
     assert by_name["sub16", "EP01_08"].offset == 96  # 110 in the workbook, the frames end at 96
@@ -84,19 +87,19 @@ def test_the_rows_known_to_be_wrong_are_repaired_and_reported(published: Path) -
 
 
 def test_text_of_the_report_names_what_a_researcher_looks_for(published: Path) -> None:
-    text = casme2.load(published, "2014")[1].text()
+    text = load(published, "2014")[1].text()
     for words in ("255 of 255 clips", "sub04/EP12_01f: / -> 291", "sub09/EP02_02f", "C2-5", "246"):
         assert words in text
 
 
 def test_every_clip_has_its_three_frames(published: Path) -> None:
-    for clip in casme2.load(published)[0]:
+    for clip in load(published)[0]:
         assert clip.onset <= clip.apex <= clip.offset
         assert {clip.onset, clip.apex, clip.offset} <= set(clip.frames)
 
 
 def test_the_simulated_set_beside_the_repository_loads(shared: Path) -> None:
-    clips, report = casme2.load(shared / "data/sim/casme2")
+    clips, report = load(shared / "data/sim/casme2")
     assert len(clips) == 34 and not report.missing and not report.repairs
     assert schemes.get("C2-5").counts(clips)["others"] == 14
 
@@ -116,20 +119,20 @@ def test_every_published_layout(tmp_path: Path, images: str, name: str, variant:
     workbook(tmp_path / "CASME2-coding-20140508.xlsx", [ONE])
     frames(tmp_path / images / "sub01" / "EP02_01f", range(40, 95), name)
     for wanted in ("auto", variant):
-        clips, _ = casme2.load(tmp_path, variant=wanted)
+        clips, _ = load(tmp_path, variant=wanted)
         assert (clips[0].onset, clips[0].apex, clips[0].offset) == (46, 59, 86)
 
 
 def test_auto_prefers_cropped_frames(tmp_path: Path) -> None:
     tree(tmp_path, [ONE], "CASME2_RAW_selected")
     frames(tmp_path / "Cropped" / "sub01" / "EP02_01f", range(46, 87))
-    assert casme2.load(tmp_path)[1].images.endswith("Cropped")
+    assert load(tmp_path)[1].images.endswith("Cropped")
 
 
 def test_folder_names_may_differ_in_case(tmp_path: Path) -> None:
     workbook(tmp_path / "CASME2-coding-20140508.xlsx", [ONE])
     frames(tmp_path / "Cropped" / "Sub01" / "ep02_01F", range(46, 87))
-    assert casme2.load(tmp_path)[0][0].flags == ("folder-case",)
+    assert load(tmp_path)[0][0].flags == ("folder-case",)
 
 
 def test_missing_clips_are_counted_and_stop_only_past_the_limit(tmp_path: Path) -> None:
@@ -137,8 +140,8 @@ def test_missing_clips_are_counted_and_stop_only_past_the_limit(tmp_path: Path) 
     for file in (tmp_path / "Cropped/sub02/EP01_11f").iterdir():
         file.unlink()
     with pytest.raises(FlickerError, match=r"1 of 2 rows .*sub02/EP01_11f.*--data.max_missing 0.5"):
-        casme2.load(tmp_path)
-    clips, report = casme2.load(tmp_path, max_missing=0.5)
+        load(tmp_path)
+    clips, report = load(tmp_path, max_missing=0.5)
     assert len(clips) == 1 and len(report.missing) == 1
 
 
@@ -146,7 +149,7 @@ def test_frames_missing_inside_a_clip_move_to_the_nearest(tmp_path: Path) -> Non
     tree(tmp_path, [ONE])
     for number in (46, 59, 60):
         (tmp_path / f"Cropped/sub01/EP02_01f/reg_img{number}.jpg").unlink()
-    clip = casme2.load(tmp_path)[0][0]
+    clip = load(tmp_path)[0][0]
     assert (clip.onset, clip.apex) == (47, 58)
     assert {"onset-nearest", "apex-nearest", "gaps"} <= set(clip.flags)
 
@@ -154,14 +157,14 @@ def test_frames_missing_inside_a_clip_move_to_the_nearest(tmp_path: Path) -> Non
 def test_the_same_clip_twice_names_both_rows(tmp_path: Path) -> None:
     tree(tmp_path, [ONE, (1, "ep02_01F", 46, 59, 86, 12, "happiness")])
     with pytest.raises(FlickerError, match=r"row 3: clip sub01/ep02_01F is already in row 2"):
-        casme2.load(tmp_path)
+        load(tmp_path)
 
 
 def test_impossible_frame_order_names_the_row(tmp_path: Path) -> None:
     tree(tmp_path, [ONE])
     workbook(tmp_path / "CASME2-coding-20140508.xlsx", [("01", "EP02_01f", 86, 59, 46, 12, "happiness")])
     with pytest.raises(FlickerError, match=r"row 2 .*OnsetFrame 86 is after OffsetFrame 46"):
-        casme2.load(tmp_path)
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("cell", ["/", None, "soon"])
@@ -169,7 +172,7 @@ def test_an_onset_that_is_no_number_names_the_row(tmp_path: Path, cell: object) 
     tree(tmp_path, [ONE])
     workbook(tmp_path / "CASME2-coding-20140508.xlsx", [("01", "EP02_01f", cell, 59, 86, 12, "happiness")])
     with pytest.raises(FlickerError, match=r"row 2 .*'OnsetFrame'"):
-        casme2.load(tmp_path)
+        load(tmp_path)
 
 
 def test_a_workbook_without_a_column_is_a_one_line_error(tmp_path: Path) -> None:
@@ -177,26 +180,26 @@ def test_a_workbook_without_a_column_is_a_one_line_error(tmp_path: Path) -> None
     header = [*HEADER[:-1], "Emotion"]
     workbook(tmp_path / "CASME2-coding-20140508.xlsx", [ONE], header=header)
     with pytest.raises(FlickerError, match="has no column 'Estimated Emotion'; found: Subject"):
-        casme2.load(tmp_path)
+        load(tmp_path)
 
 
 def test_missing_parts_say_what_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(FlickerError, match="no such folder"):
-        casme2.load(tmp_path / "absent")
+        load(tmp_path / "absent")
     with pytest.raises(FlickerError, match=r"no workbook CASME2-coding-20190701.xlsx or"):
-        casme2.load(tmp_path)
+        load(tmp_path)
     workbook(tmp_path / "CASME2-coding-20140508.xlsx", [ONE])
     with pytest.raises(FlickerError, match=r"no workbook CASME2-coding-20190701.xlsx \(found CASME2-coding-2014"):
-        casme2.load(tmp_path, "2019")
+        load(tmp_path, "2019")
     with pytest.raises(FlickerError, match="no frames of CASME II"):
-        casme2.load(tmp_path)
+        load(tmp_path)
     frames(tmp_path / "Cropped" / "sub01" / "EP02_01f", range(46, 87))
     with pytest.raises(FlickerError, match=r"no 'raw' frames .*found only: cropped"):
-        casme2.load(tmp_path, variant="raw")
+        load(tmp_path, variant="raw")
 
 
 def test_simulated_data_is_recognised(tmp_path: Path) -> None:
     tree(tmp_path, [ONE])
-    assert not casme2.load(tmp_path)[1].simulated
+    assert not load(tmp_path)[1].simulated
     (tmp_path / "SIMULATED.txt").touch()
-    assert casme2.load(tmp_path)[1].simulated
+    assert load(tmp_path)[1].simulated

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune import casme2, features, heads
+from finetune import datasets, features, heads
 from finetune import frames as pictures
 from finetune.backbone import Backbone
 from shards.errors import FlickerError
@@ -53,7 +53,7 @@ def test_crop_cuts_the_middle_and_pad_keeps_all() -> None:
 
 
 def test_frames_of_a_dataset(labelled: Path) -> None:
-    clips, _ = casme2.load(labelled)
+    clips, _ = datasets.load("casme2", labelled)
     frames = pictures.load_frames(clips, ["onset", "apex"], 32, "squash", quiet=True)
     assert {name: value.shape for name, value in frames.items()} == dict.fromkeys(("onset", "apex"), (16, 32, 32, 3))
     expected = pictures.fit(pictures.read_image(clips[5].frames[clips[5].apex]), 32, "squash")

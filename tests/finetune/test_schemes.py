@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from finetune import schemes
-from finetune.casme2 import PUBLISHED_LABELS
 from finetune.clips import Clip
+from finetune.datasets.casme2 import PUBLISHED_LABELS
 from shards.errors import UsageError
 
 TOTALS = {

@@ -1,0 +1,49 @@
+"""Labelled datasets by name: every loader gives clips and a validation report.
+
+A loader module has `inspect(root, version, variant) -> (clips, Validation)`, and in VERSIONS and VARIANTS what it
+accepts for the last two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from finetune.clips import Clip
+from finetune.config import DataConfig
+from finetune.datasets import casme2
+from finetune.validation import Validation, check_missing
+from shards.errors import UsageError
+
+__all__ = ["check_missing", "inspect", "load"]
+
+
+class Inspect(Protocol):
+    """A loader's function."""
+
+    def __call__(self, root: str, version: str, variant: str) -> tuple[list[Clip], Validation]: ...
+
+
+LOADERS: dict[str, Inspect] = {"casme2": casme2.inspect}
+
+
+def inspect(config: DataConfig) -> tuple[list[Clip], Validation]:
+    """The dataset's clips and what its loader found, missed and repaired.
+
+    Rows without frames are reported, however many; `check_missing` refuses too many. Raises FlickerError for bad
+    data, UsageError for an unknown dataset, version or variant.
+    """
+    if config.dataset not in LOADERS:
+        raise UsageError(f"data.dataset: no dataset '{config.dataset}'; known: {', '.join(LOADERS)}")
+    clips, validation = LOADERS[config.dataset](config.root, config.version, config.variant)
+    validation.simulated |= config.simulated
+    return clips, validation
+
+
+def load(
+    dataset: str, root: str | Path, version: str = "auto", variant: str = "auto", max_missing: float = 0.0
+) -> tuple[list[Clip], Validation]:
+    """As `inspect`, for use without a config; too many rows without frames raise FlickerError."""
+    clips, validation = inspect(DataConfig(root=str(root), dataset=dataset, version=version, variant=variant))
+    check_missing(validation, max_missing)
+    return clips, validation
