@@ -72,9 +72,8 @@ def refuse_duplicates(entries: Iterable[Entry]) -> None:
     for entry in entries:
         key = (entry.subject.lower(), entry.clip.lower())
         if key in seen:
-            raise FlickerError(
-                f"{entry.at}: clip {entry.name} is already in {seen[key].rpartition(', ')[2]}; remove one of the two rows"
-            )
+            row = seen[key].rpartition(", ")[2]
+            raise FlickerError(f"{entry.at}: clip {entry.name} is already in {row}; remove one of the two rows")
         seen[key] = entry.at
 
 

@@ -163,7 +163,7 @@ def test_the_same_clip_twice_names_both_rows(tmp_path: Path) -> None:
 def test_impossible_frame_order_names_the_row(tmp_path: Path) -> None:
     tree(tmp_path, [ONE])
     workbook(tmp_path / "CASME2-coding-20140508.xlsx", [("01", "EP02_01f", 86, 59, 46, 12, "happiness")])
-    with pytest.raises(FlickerError, match=r"row 2 .*OnsetFrame 86 is after OffsetFrame 46"):
+    with pytest.raises(FlickerError, match=r"row 2 .*onset 86 is after offset 46"):
         load(tmp_path)
 
 
