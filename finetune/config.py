@@ -21,8 +21,8 @@ class DataConfig:
 
     root: str = ""
     """Folder of the dataset: labels and frames, as published."""
-    dataset: str = "casme2"
-    """Which loader reads it; docs/datasets.md lists them."""
+    dataset: str = "auto"
+    """Which loader reads it (docs/datasets.md lists them); auto: the one that finds its labels and frames there."""
     version: str = "auto"
     """Which edition of the labels, e.g. 2014 or 2019 of CASME II; auto takes the best that is present."""
     variant: str = "auto"
@@ -36,8 +36,6 @@ class DataConfig:
     """How a frame becomes square: squash (whole face), crop (middle), pad (whole face, sides kept)."""
     simulated: bool = False
     """Label the report as simulated data (set by itself where SIMULATED.txt lies at the root)."""
-    check: bool = False
-    """Only print what the loader found, missed and repaired, then stop."""
 
 
 @dataclass
@@ -131,6 +129,9 @@ class FinetuneConfig:
 
     encoder: str = ""
     """Pretrained weights: run directory, checkpoint step-N, or released .pth ('': random, see backbone.preset)."""
+    check: str = ""
+    """Only look at the dataset in this folder: print what was found, missed and repaired, write it with a picture
+    sheet to OUT/check, and stop."""
     out: str = "runs/finetune"
     """Run directory: folds/, results.json, predictions.csv, report.html. A second start continues it."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -1,7 +1,7 @@
 """Recognition: leave-one-subject-out on a labelled dataset, with a pretrained encoder or a random one.
 
 python launch/finetune.py --config launch/recipes/finetune/casme2_micron.yaml --data.root CASME2 --encoder RUN
-python launch/finetune.py --data.root CASME2 --data.check true
+python launch/finetune.py --check CASME2          # what its loader finds and repairs, with a picture sheet
 deepspeed --num_gpus 8 launch/finetune.py --config ... --data.root CASME2       # folds spread over the ranks
 """
 
@@ -34,10 +34,10 @@ def main(arguments: list[str]) -> None:
     from finetune.config import FinetuneConfig, validate
 
     config = parse(FinetuneConfig, arguments, command="finetune.py", description=DESCRIPTION)
-    validate(config)
-    if config.data.check:
+    if config.check:
         check_data(config)
         return
+    validate(config)
     use_local_gpu()
     results = run_all(config)
     if results is not None:
@@ -45,11 +45,25 @@ def main(arguments: list[str]) -> None:
 
 
 def check_data(config: FinetuneConfig) -> None:
-    """Print the loader's report. Raises FlickerError after it where too many rows have no frames."""
-    from finetune import datasets
+    """Print and keep the loader's report, and draw some of the clips.
 
-    _, validation = datasets.inspect(config.data)
+    Raises FlickerError after it where too many rows have no frames.
+    """
+    from finetune import datasets, sheet
+    from shards.files import write_json, write_text
+
+    clips, validation = datasets.inspect(replace(config.data, root=config.check))
+    folder = Path(config.out) / "check"
+    write_text(folder / "report.txt", validation.text() + "\n")
+    write_json(folder / "report.json", validation.as_dict())
+    drawn, unread = sheet.write(folder / "pairs.jpg", clips)
     print(validation.text())
+    for line in unread:
+        print(f"  cannot be drawn: {line}")
+    print(
+        f"\nreport: {folder / 'report.txt'}"
+        + (f"\npictures of {drawn} clips: {folder / 'pairs.jpg'}" if drawn else "")
+    )
     datasets.check_missing(validation, config.data.max_missing)
 
 

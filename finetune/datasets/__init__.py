@@ -12,8 +12,9 @@ from typing import Protocol
 from finetune.clips import Clip
 from finetune.config import DataConfig
 from finetune.datasets import casme2
+from finetune.datasets.finding import NotHere
 from finetune.validation import Validation, check_missing
-from shards.errors import UsageError
+from shards.errors import FlickerError, UsageError
 
 __all__ = ["check_missing", "inspect", "load"]
 
@@ -24,6 +25,7 @@ class Inspect(Protocol):
     def __call__(self, root: str, version: str, variant: str) -> tuple[list[Clip], Validation]: ...
 
 
+AUTO = "auto"
 LOADERS: dict[str, Inspect] = {"casme2": casme2.inspect}
 
 
@@ -33,11 +35,39 @@ def inspect(config: DataConfig) -> tuple[list[Clip], Validation]:
     Rows without frames are reported, however many; `check_missing` refuses too many. Raises FlickerError for bad
     data, UsageError for an unknown dataset, version or variant.
     """
-    if config.dataset not in LOADERS:
-        raise UsageError(f"data.dataset: no dataset '{config.dataset}'; known: {', '.join(LOADERS)}")
-    clips, validation = LOADERS[config.dataset](config.root, config.version, config.variant)
+    if config.dataset == AUTO:
+        clips, validation = _detect(config)
+    elif config.dataset in LOADERS:
+        clips, validation = LOADERS[config.dataset](config.root, config.version, config.variant)
+    else:
+        raise UsageError(f"data.dataset: no dataset '{config.dataset}'; known: {', '.join(LOADERS)}, {AUTO}")
     validation.simulated |= config.simulated
     return clips, validation
+
+
+def _detect(config: DataConfig) -> tuple[list[Clip], Validation]:
+    """What the only loader that finds clips finds."""
+    found, faults = {}, []
+    for name, loader in LOADERS.items():
+        try:
+            clips, validation = loader(config.root, config.version, config.variant)
+        except (NotHere, UsageError):  # not this dataset, or a version that it does not have
+            continue
+        except FlickerError as error:
+            faults.append(error)
+        else:
+            if clips:
+                found[name] = clips, validation
+    if not found and faults:
+        raise faults[0]
+    if len(found) != 1:
+        what = (
+            f"holds {' and '.join(found)}"
+            if found
+            else f"no dataset found there ({config.version}, {config.variant})"
+        )
+        raise UsageError(f"{config.root}: {what}; name it with --data.dataset: {', '.join(LOADERS)}")
+    return next(iter(found.values()))
 
 
 def load(

@@ -15,9 +15,9 @@ from finetune import schemes
 from finetune.clips import Clip
 from finetune.datasets import assemble
 from finetune.datasets.assemble import Entry
-from finetune.datasets.finding import check_root, folders, parents, subjects, workbooks
+from finetune.datasets.finding import NotHere, check_root, folders, parents, subjects, workbooks
 from finetune.validation import Validation, count_labels, is_simulated
-from shards.errors import FlickerError, UsageError
+from shards.errors import UsageError
 
 FPS = 200.0
 SHEET = "Sheet1"
@@ -93,7 +93,7 @@ def _find_workbook(root: Path, version: str) -> tuple[str, Path]:
             return name, present[name]
     names = " or ".join(WORKBOOKS[name] for name in wanted)
     other = f" (found {', '.join(path.name for path in present.values())})" if present else ""
-    raise FlickerError(f"{root}: no workbook {names}{other}; put the workbook of CASME II there")
+    raise NotHere(f"{root}: no workbook {names}{other}; put the workbook of CASME II there")
 
 
 def _find_images(root: Path, variant: str) -> Path:
@@ -108,7 +108,7 @@ def _find_images(root: Path, variant: str) -> Path:
             return present[name]
     found = f"found only: {', '.join(present)}" if present else "no folder there holds sub01, sub02, ..."
     wanted = "frames" if variant == "auto" else f"'{variant}' frames"
-    raise FlickerError(
+    raise NotHere(
         f"{root}: no {wanted} of CASME II ({found}); expected e.g. Cropped/sub01/EP02_01f/reg_img46.jpg"
     )
 

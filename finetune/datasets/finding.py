@@ -20,6 +20,10 @@ DEPTH = 4
 Subject = TypeVar("Subject", str, int)
 
 
+class NotHere(FlickerError):
+    """The folder does not hold this dataset: its workbook or its frames are not there."""
+
+
 def check_root(root: str | Path, title: str) -> Path:
     """The root as a path. Raises FlickerError where it is no folder."""
     folder = Path(root)

@@ -8,11 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import pytest
 import yaml
 
@@ -77,25 +77,27 @@ def call(
     return run
 
 
-def test_help_is_quick_and_shows_defaults(repository: Path) -> None:
-    started = time.monotonic()
+def test_help_shows_defaults(repository: Path) -> None:
     done = command(repository, "--help")
-    assert done.returncode == 0 and time.monotonic() - started < 30
+    assert done.returncode == 0
     for words in ("--encoder", "--data.root", "default: 60", "as a share of train.lr"):
         assert words in " ".join(done.stdout.split())
 
 
-def test_check_prints_what_was_found_and_counts(call: Call, labelled: Path) -> None:
-    done = call("--data.root", str(labelled), "--data.check", "true")
+def test_check_prints_what_was_found_and_counts(call: Call, labelled: Path, tmp_path: Path) -> None:
+    done = call("--check", str(labelled), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "9 of 9 clips found" in done.stdout and "C2-5" in done.stdout and "published" in done.stdout
+    sheet = cv2.imread(str(tmp_path / "check" / "pairs.jpg"))
+    assert sheet.shape[0] > 300 and sheet.std() > 20
+    assert "9 of 9" in (tmp_path / "check" / "report.txt").read_text()
 
 
 def test_check_fails_after_the_report_where_frames_are_missing(call: Call, labelled: Path, tmp_path: Path) -> None:
     root = tmp_path / "CASME2"
     shutil.copytree(labelled, root)
     shutil.rmtree(next((root / "Cropped" / "sub01").iterdir()))
-    done = call("--data.root", str(root), "--data.check", "true")
+    done = call("--check", str(root), "--out", str(tmp_path / "out"))
     assert done.returncode == 1 and "8 of 9 clips found" in done.stdout
     assert done.stderr.strip().startswith("error: 1 of 9 rows") and len(done.stderr.strip().splitlines()) == 1
 
