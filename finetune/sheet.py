@@ -13,12 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from finetune.clips import Clip
-from finetune.frames import fit, read_image
+from finetune.frames import read_image
 from finetune.validation import PRIVATE
 from shards.errors import FlickerError
 from shards.files import atomic_path
 
-SIDE = 200  # pixels of a picture
+SIDE = 200  # height of a picture, pixels
 GAIN = 6.0  # by which differences are enlarged
 COLUMNS = 3  # clips side by side
 
@@ -53,11 +53,17 @@ def write(path: Path, clips: Sequence[Clip], count: int = 24) -> tuple[int, list
 
 
 def _pictures(clip: Clip) -> np.ndarray:
-    """Onset, apex, difference side by side: RGB uint8 [S 3·S 3]."""
-    onset, apex = (fit(read_image(clip.frames[number]), SIDE, "pad") for number in (clip.onset, clip.apex))
+    """Onset, apex, difference side by side: RGB uint8 [SIDE 3·W 3]."""
+    onset, apex = (_scaled(read_image(clip.frames[number])) for number in (clip.onset, clip.apex))
     change = np.abs(apex.astype(np.float32) - onset.astype(np.float32)).mean(-1) * GAIN
     heat = cv2.applyColorMap(change.clip(0, 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     return np.concatenate([onset, apex, cv2.cvtColor(heat, cv2.COLOR_BGR2RGB)], axis=1)
+
+
+def _scaled(image: np.ndarray) -> np.ndarray:
+    """RGB uint8 [H W 3] to [SIDE W 3]."""
+    width = round(image.shape[1] * SIDE / image.shape[0])
+    return cv2.resize(image, (width, SIDE), interpolation=cv2.INTER_AREA)
 
 
 def _draw(path: Path, rows: Sequence[tuple[Clip, np.ndarray]]) -> None:
