@@ -1,0 +1,50 @@
+"""What every recogniser is to the fold training: inputs by name to logits, its own loss, augmentation and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from finetune.folds import Portion
+
+Inputs = Mapping[str, Tensor]
+
+
+class Head(nn.Module):
+    """A recogniser that one fold trains: `forward(inputs) -> logits [B C]`.
+
+    `inputs` are prepared tensors by name, batch first: frames RGB uint8 [B H W 3] or [B T H W 3], flow float32
+    [B H W 2 or 3] in pixels, landmarks and boxes float32. What a subclass does not need it leaves as it is here.
+    """
+
+    def fit(self, portion: Portion) -> None:
+        """Set statistics (means, scales) from a fold's training clips. Raises LeakError for any other portion."""
+        portion.require_training(f"statistics of {type(self).__name__}")
+
+    def augment(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
+        """A training batch, varied at random (crop, flip, jitter); `generator` is on the CPU."""
+        return inputs
+
+    def loss(
+        self, inputs: Inputs, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(total loss [], its parts by name, detached) of a training batch.
+
+        labels int64 [B]; weights float32 [C] per class or None; smoothing: share of the target spread over classes.
+        """
+        loss = F.cross_entropy(self(inputs), labels, weight=weights, label_smoothing=smoothing)
+        return loss, {"classification": loss.detach()}
+
+    def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Optimiser parameter groups: norms, biases and other vectors without decay."""
+        decayed = [p for p in self.parameters() if p.requires_grad and p.ndim >= 2]
+        plain = [p for p in self.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [
+            {"params": decayed, "lr": lr, "weight_decay": weight_decay},
+            {"params": plain, "lr": lr, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
