@@ -30,15 +30,19 @@ _RENAMES = (
 )
 
 
-def read_released(path: Path, **config: Any) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Config and renamed weights of a released `.pth`.
+def read_state(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """(parameter name -> tensor, the release's own arguments where it stored them) of a `.pth` of any system.
 
-    Raises FlickerError: not a checkpoint, or one that needs code to be unpickled.
+    Names are as stored, except that prefixes which wrappers add (DataParallel, compile) are stripped.
+
+    Raises FlickerError: no such file, not a checkpoint, or one that needs code to be unpickled.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except FileNotFoundError:
+        raise FlickerError(f"no such checkpoint: {path}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0][:200]
         raise FlickerError(f"cannot read {path} without running code from it: {reason}") from None
     if not isinstance(content, Mapping):
@@ -50,9 +54,20 @@ def read_released(path: Path, **config: Any) -> tuple[ModelConfig, dict[str, Ten
         if isinstance(content.get(key), Mapping):
             state = content[key]
             break
-    if isinstance(content.get("args"), argparse.Namespace):
-        config = {**vars(content["args"]), **config}
-    return from_released(state, **config)
+    arguments = content.get("args")
+    known = vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
+    return {_bare(name): value for name, value in state.items()}, dict(known)
+
+
+def _bare(name: str) -> str:
+    """A parameter's name without the prefixes that wrappers add."""
+    return re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+
+
+def read_released(path: Path, **config: Any) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Config and renamed weights of a released Micron-BERT `.pth`. Raises FlickerError as `read_state` does."""
+    state, arguments = read_state(path)
+    return from_released(state, **{**arguments, **config})
 
 
 def from_released(state: Mapping[str, Any], **config: Any) -> tuple[ModelConfig, dict[str, Tensor]]:
