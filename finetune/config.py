@@ -97,10 +97,16 @@ class TrainConfig:
     """Passes over the training clips. The headline (`last`) is the state after the last one."""
     batch: int = 16
     """Clips per step (0: all training clips at once)."""
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Which optimiser; weight decay is decoupled in adamw, part of the gradient in adam and sgd."""
     lr: float = 1e-3
-    """AdamW learning rate at the start; cosine to zero over all steps."""
+    """Learning rate at the start."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How the rate goes on: to zero over all steps, or unchanged."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
     weight_decay: float = 0.05
-    """AdamW weight decay (weights only, not biases)."""
+    """Weight decay (weights only, not biases)."""
     class_weights: bool = True
     """Weigh the loss by inverse class frequency among the fold's training clips."""
     label_smoothing: float = 0.0
@@ -162,6 +168,7 @@ def validate(config: FinetuneConfig) -> None:
         "train.epochs": train.epochs >= 1,
         "train.batch": train.batch >= 0,
         "train.lr": train.lr > 0,
+        "train.momentum": 0 <= train.momentum < 1,
         "train.label_smoothing": 0 <= train.label_smoothing < 1,
         "protocol.seeds": bool(protocol.seeds) and len(set(protocol.seeds)) == len(protocol.seeds),
         "protocol.inner_splits": protocol.inner_splits >= 1,

@@ -8,33 +8,19 @@ FDP's released trainers report.
 
 from __future__ import annotations
 
-import math
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from finetune import metrics
 from finetune.config import TrainConfig
-from finetune.folds import Fold, LeakError, Portion, Samples
-from shards.errors import FlickerError
+from finetune.folds import Fold, Samples
+from finetune.training import MakeModel, train
 
 SELECTIONS = ("last", "inner", "oracle")
-EVALUATION_BATCH = 64
-MakeModel = Callable[[], nn.Module]
-
-
-@dataclass
-class Trajectory:
-    """What one training leaves: the mean loss of each epoch [E] and the watched clips' logits [E m C] (float32)."""
-
-    loss: np.ndarray
-    logits: np.ndarray
 
 
 @dataclass
@@ -126,99 +112,3 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis, float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
-def train(
-    training: Portion,
-    watched: Portion,
-    make_model: MakeModel,
-    classes: tuple[str, ...],
-    settings: TrainConfig,
-    seed: int,
-    device: torch.device,
-) -> Trajectory:
-    """Train a new model on `training` for the fixed budget; record the logits of `watched` after each epoch.
-
-    Nothing of `watched` influences the training. Raises LeakError if the two share a subject, FlickerError if the
-    loss stops being finite.
-    """
-    training, watched = training.to(device), watched.to(device)
-    labels = training.require_training("a model")
-    if shared := set(training.subjects) & set(watched.subjects):
-        raise LeakError(f"subjects {sorted(shared)} are both trained on and evaluated")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = make_model().to(device)
-        model.fit(training)  # type: ignore[operator]
-        weights = class_weights(labels, len(classes)) if settings.class_weights else None
-        batch = settings.batch or len(training)
-        steps = settings.epochs * math.ceil(len(training) / batch)
-        optimiser = _optimiser(model, settings)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        losses, logits = [], []
-        for epoch in range(settings.epochs):
-            order = torch.randperm(len(training)).to(device)
-            losses.append(
-                _epoch(model, training.inputs, labels, order, batch, weights, optimiser, schedule, settings)
-            )
-            if not math.isfinite(losses[-1]):
-                raise FlickerError(f"the loss is {losses[-1]} in epoch {epoch + 1}; lower train.lr ({settings.lr})")
-            logits.append(predict(model, watched.inputs))
-    return Trajectory(np.array(losses), np.stack(logits))
-
-
-def _epoch(
-    model: nn.Module,
-    inputs: dict[str, Tensor],
-    labels: Tensor,
-    order: Tensor,
-    batch: int,
-    weights: Tensor | None,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    settings: TrainConfig,
-) -> float:
-    """One pass in the given order; returns the mean loss over clips."""
-    model.train()
-    total = 0.0
-    for rows in order.split(batch):
-        logits = model({name: value[rows] for name, value in inputs.items()})
-        loss = F.cross_entropy(logits, labels[rows], weight=weights, label_smoothing=settings.label_smoothing)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        total += float(loss.detach()) * len(rows)
-    return total / len(order)
-
-
-def _optimiser(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and other vectors without decay, encoder parameters at their own rate."""
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            scale = getattr(model, "encoder_lr_scale", 1.0) if name.startswith("encoder.") else 1.0
-            decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
-            groups.setdefault((settings.lr * scale, decay), []).append(parameter)
-    return torch.optim.AdamW([{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()])
-
-
-def class_weights(labels: Tensor, classes: int) -> Tensor:
-    """n / (present classes · n_c) of training labels, so that the mean weight is 1; 0 for absent classes."""
-    counts = torch.bincount(labels, minlength=classes).float()
-    present = (counts > 0).sum()
-    return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), torch.zeros_like(counts))
-
-
-@torch.no_grad()
-def predict(model: nn.Module, inputs: dict[str, Tensor]) -> np.ndarray:
-    """Logits float32 [m C] in evaluation mode; the model's mode is left as it was."""
-    was_training = model.training
-    model.eval()
-    count = len(next(iter(inputs.values())))
-    rows = [
-        model({name: value[start : start + EVALUATION_BATCH] for name, value in inputs.items()}).float().cpu()
-        for start in range(0, count, EVALUATION_BATCH)
-    ]
-    model.train(was_training)
-    return torch.cat(rows).numpy()

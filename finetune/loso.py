@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from finetune import report
 from finetune import results as stored
@@ -27,6 +26,7 @@ from finetune.backbone import Backbone
 from finetune.config import FinetuneConfig
 from finetune.fold import FoldResult, run_fold
 from finetune.folds import Fold, loso
+from finetune.heads.base import Head
 from finetune.prepare import Prepared, prepare
 from finetune.results import Results
 from shards.errors import FlickerError, UsageError
@@ -129,7 +129,7 @@ def run_folds(jobs: Sequence[Job], prepared: Prepared, config: FinetuneConfig, o
     if any(done) and not quiet:
         log.info("%d of %d folds are already done", sum(done), len(jobs))
 
-    def make_model() -> nn.Module:
+    def make_model() -> Head:
         if config.backbone.mode == "frozen":
             return prepared.head.readout()
         return prepared.head.trainable(config.backbone.mode, config.backbone.blocks, config.backbone.lr_scale)

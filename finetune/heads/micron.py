@@ -14,6 +14,7 @@ features of the same two frames, each a row of values per patch:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from finetune.backbone import trainable_copy
 from finetune.config import MicronOptions, Mode
 from finetune.folds import Portion
+from finetune.heads.base import Head
 from finetune.heads.pooling import AttentionPool, Standardise, classifier, pool_cells
 from pretrain import MicronBert
 from shards.errors import UsageError
@@ -29,7 +31,7 @@ from shards.errors import UsageError
 FEATURES = ("dma", "difference", "change", "matching")
 
 
-class Readout(nn.Module):
+class Readout(Head):
     """Features to logits: standardise, pool (attention only; the others are part of the features), classify."""
 
     def __init__(self, dim: int, classes: int, options: MicronOptions):
@@ -57,7 +59,7 @@ def relative_change(change: Tensor) -> Tensor:
     return root / root.abs().mean(dim=-1, keepdim=True).clamp(min=1e-6)
 
 
-class MicronHead(nn.Module):
+class MicronHead(Head):
     """Micron-BERT's encoder and DMA with a classifier; inputs 'onset' and 'apex', RGB uint8 [B H W 3].
 
     `extract(inputs)` is the encoder's part, `readout()` makes an untrained classifier for its features, and
@@ -128,6 +130,16 @@ class MicronHead(nn.Module):
     def _row(self, inputs: Mapping[str, Tensor], start: int) -> Tensor:
         with torch.no_grad():
             return self.extract({name: value[start : start + 16] for name, value in inputs.items()})
+
+    def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """As `Head.groups`, the encoder's parameters at their own rate."""
+        found: dict[tuple[float, float], list[Tensor]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                scale = self.encoder_lr_scale if name.startswith("encoder.") else 1.0
+                key = (lr * scale, weight_decay if parameter.ndim >= 2 else 0.0)
+                found.setdefault(key, []).append(parameter)
+        return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in found.items()]
 
     @torch.no_grad()
     def changes(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune import fold as folds
+from finetune import training
 from finetune.config import MicronOptions, TrainConfig
-from finetune.fold import choose_inner, choose_oracle, class_weights, run_fold
+from finetune.fold import choose_inner, choose_oracle, run_fold
 from finetune.folds import loso
 from finetune.heads.micron import Readout
+from finetune.training import class_weights
 from shards.errors import FlickerError
 from tests.finetune.test_leaks import CPU, QUICK, SUBJECTS, Recorder, make
 
@@ -86,10 +87,9 @@ def test_a_class_without_training_clips_is_reported() -> None:
     assert result.absent_classes == ["c"]
 
 
-def test_prediction_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prediction_batches_do_not_matter() -> None:
     model = Readout(8, 3, MicronOptions())
-    torch.nn.init.normal_(model.classify[1].weight)
+    torch.nn.init.normal_(model.classify.get_parameter("1.weight"))
     inputs = {"features": torch.randn(10, 8)}
-    whole = folds.predict(model, inputs)
-    monkeypatch.setattr(folds, "EVALUATION_BATCH", 3)
-    assert np.allclose(folds.predict(model, inputs), whole, atol=1e-6)
+    whole = training.predict(model, inputs)
+    assert np.allclose(training.predict(model, inputs, 3), whole, atol=1e-6)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from finetune.config import MicronOptions, TrainConfig
-from finetune.fold import run_fold, train
+from finetune.fold import run_fold
 from finetune.folds import LeakError, Samples, loso
 from finetune.heads.micron import Readout
+from finetune.training import train
 
 CPU = torch.device("cpu")
 QUICK = TrainConfig(epochs=5, batch=7, lr=0.01)

@@ -1,0 +1,125 @@
+"""Training one model on a fold's portion for a fixed budget, watching other clips without learning from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.config import TrainConfig
+from finetune.folds import LeakError, Portion
+from finetune.heads.base import Head
+from shards.errors import FlickerError
+
+EVALUATION_BATCH = 64
+MakeModel = Callable[[], Head]
+Schedule = torch.optim.lr_scheduler.LRScheduler
+
+
+@dataclass
+class Trajectory:
+    """What one training leaves: the mean loss of each epoch [E] and the watched clips' logits [E m C] (float32)."""
+
+    loss: np.ndarray
+    logits: np.ndarray
+
+
+def train(
+    training: Portion,
+    watched: Portion,
+    make_model: MakeModel,
+    classes: tuple[str, ...],
+    settings: TrainConfig,
+    seed: int,
+    device: torch.device,
+) -> Trajectory:
+    """Train a new model on `training` for the fixed budget; record the logits of `watched` after each epoch.
+
+    Nothing of `watched` influences the training. Raises LeakError if the two share a subject, FlickerError if the
+    loss stops being finite.
+    """
+    training, watched = training.to(device), watched.to(device)
+    labels = training.require_training("a model")
+    if shared := set(training.subjects) & set(watched.subjects):
+        raise LeakError(f"subjects {sorted(shared)} are both trained on and evaluated")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make_model().to(device)
+        model.fit(training)
+        weights = class_weights(labels, len(classes)) if settings.class_weights else None
+        batch = settings.batch or len(training)
+        optimiser = make_optimiser(model, settings)
+        schedule = make_schedule(optimiser, settings, steps=settings.epochs * math.ceil(len(training) / batch))
+        varied = torch.Generator().manual_seed(seed)
+        losses, logits = [], []
+        for epoch in range(settings.epochs):
+            order = torch.randperm(len(training)).to(device)
+            total = 0.0
+            for rows in order.split(batch):
+                inputs = model.augment({name: value[rows] for name, value in training.inputs.items()}, varied)
+                total += step(model, inputs, labels[rows], weights, optimiser, schedule, settings) * len(rows)
+            losses.append(total / len(order))
+            if not math.isfinite(losses[-1]):
+                raise FlickerError(f"the loss is {losses[-1]} in epoch {epoch + 1}; lower train.lr ({settings.lr})")
+            logits.append(predict(model, watched.inputs, min(batch, EVALUATION_BATCH)))
+    return Trajectory(np.array(losses), np.stack(logits))
+
+
+def step(
+    model: Head,
+    inputs: Mapping[str, Tensor],
+    labels: Tensor,
+    weights: Tensor | None,
+    optimiser: torch.optim.Optimizer,
+    schedule: Schedule,
+    settings: TrainConfig,
+) -> float:
+    """One update; returns the loss."""
+    model.train()
+    loss, _ = model.loss(inputs, labels, weights, settings.label_smoothing)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    schedule.step()
+    return float(loss.detach())
+
+
+def make_optimiser(model: Head, settings: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, over the model's own groups."""
+    groups = model.groups(settings.lr, settings.weight_decay)
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+    kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
+    return kind(groups, lr=settings.lr)
+
+
+def make_schedule(optimiser: torch.optim.Optimizer, settings: TrainConfig, steps: int) -> Schedule:
+    """Cosine to zero over all steps, or a constant rate."""
+    if settings.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """n / (present classes · n_c) of training labels, so that the mean weight is 1; 0 for absent classes."""
+    counts = torch.bincount(labels, minlength=classes).float()
+    present = (counts > 0).sum()
+    return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), torch.zeros_like(counts))
+
+
+@torch.no_grad()
+def predict(model: Head, inputs: Mapping[str, Tensor], batch: int = EVALUATION_BATCH) -> np.ndarray:
+    """Logits float32 [m C] in evaluation mode; the model's mode is left as it was."""
+    was_training = model.training
+    model.eval()
+    count = len(next(iter(inputs.values())))
+    rows = [
+        model({name: value[start : start + batch] for name, value in inputs.items()}).float().cpu()
+        for start in range(0, count, batch)
+    ]
+    model.train(was_training)
+    return torch.cat(rows).numpy()
