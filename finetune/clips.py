@@ -53,3 +53,8 @@ class Clip:
     def id(self) -> str:
         """Unique over all datasets: 'casme2/sub01/EP02_01f'. Predictions are joined by it."""
         return f"{self.dataset}/{self.subject}/{self.clip}"
+
+    @property
+    def person(self) -> str:
+        """The person, unique over all datasets: 'casme2/sub01'; who is left out where folds span datasets."""
+        return f"{self.dataset}/{self.subject}"

@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from finetune.options.frl_dgt import FrlDgtOptions
+from finetune.options.htnet import HTNetOptions
+from finetune.options.micron import MicronOptions
 from shards.errors import UsageError
 
 Mode = Literal["frozen", "partial", "full"]
-Pooling = Literal["mean", "attention", "grid"]
-Classifier = Literal["linear", "mlp"]
 
 
 @dataclass
@@ -32,8 +33,10 @@ class DataConfig:
     present (each label that occurs)."""
     max_missing: float = 0.0
     """Share (0..1) of rows whose frames may be missing; the report lists them."""
-    fit: Literal["squash", "crop", "pad"] = "squash"
-    """How a frame becomes square: squash (whole face), crop (middle), pad (whole face, sides kept)."""
+    cache: str = "runs/prepared"
+    """Folder of prepared inputs (landmarks, crops, flow), shared by runs: computed once, read without the images."""
+    workers: int = 2
+    """Processes that prepare inputs."""
     simulated: bool = False
     """Label the report as simulated data (set by itself where SIMULATED.txt lies at the root)."""
 
@@ -59,34 +62,20 @@ class BackboneConfig:
 
 
 @dataclass
-class MicronOptions:
-    """Options of the head `micron`."""
-
-    features: list[str] = field(default_factory=lambda: ["dma"])
-    """Taken per patch and concatenated: dma (the paper), difference (apex minus onset tokens), change (DMA's map),
-    matching (similarity of each onset token to the apex tokens around it)."""
-    radius: int = 2
-    """Reach of `matching`, patches."""
-    pooling: Pooling = "mean"
-    """mean over patches; attention: learned weights; grid: means of `cells` x `cells` areas, keeping the place."""
-    cells: int = 6
-    """Areas per side for pooling `grid`."""
-    classifier: Classifier = "linear"
-    """linear, or mlp with one hidden layer."""
-    hidden: int = 128
-    """Width of the hidden layer of `mlp`."""
-    dropout: float = 0.0
-    """Dropout before each linear layer (0..1)."""
-
-
-@dataclass
 class HeadConfig:
     """The recogniser."""
 
-    name: Literal["micron"] = "micron"
-    """Which head."""
+    name: Literal["micron", "slstt", "frl_dgt", "htnet", "fdp"] = "micron"
+    """Which recogniser."""
+    plugged: Literal["auto", "native", "encoder"] = "auto"
+    """native: as its paper has it; encoder: on the pretrained encoder (random weights without --encoder); auto:
+    encoder where --encoder is given, and always for micron."""
     micron: MicronOptions = field(default_factory=MicronOptions)
     """Options of the head micron."""
+    htnet: HTNetOptions = field(default_factory=HTNetOptions)
+    """Options of the head htnet."""
+    frl_dgt: FrlDgtOptions = field(default_factory=FrlDgtOptions)
+    """Options of the head frl_dgt."""
 
 
 @dataclass
@@ -173,6 +162,7 @@ def validate(config: FinetuneConfig) -> None:
         "protocol.seeds": bool(protocol.seeds) and len(set(protocol.seeds)) == len(protocol.seeds),
         "protocol.inner_splits": protocol.inner_splits >= 1,
         "protocol.inner_share": 0 < protocol.inner_share < 1,
+        "data.workers": config.data.workers >= 1,
         "data.max_missing": 0 <= config.data.max_missing <= 1,
         "head.micron.radius": config.head.micron.radius >= 0,
         "head.micron.dropout": 0 <= config.head.micron.dropout < 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 
 from finetune.fold import FoldResult
+from finetune.material import Material
+from finetune.motion import drawing
 from finetune.prepare import Prepared
 from finetune.validation import PRIVATE
 
@@ -44,9 +47,7 @@ def examples(prepared: Prepared, folds: list[FoldResult], per_group: int = 4) ->
     chosen = _choose(prepared, folds, per_group)
     if not chosen:
         return []
-    rows = [row for row, _, _ in chosen]
-    inputs = {name: torch.from_numpy(value[rows]).to(prepared.device) for name, value in prepared.frames.items()}
-    changes = prepared.head.changes(inputs).cpu().numpy()
+    changes = _changes(prepared, [row for row, _, _ in chosen])
     result = []
     for (row, predicted, probability), change in zip(chosen, changes, strict=True):
         clip = prepared.clips[row]
@@ -57,7 +58,7 @@ def examples(prepared: Prepared, folds: list[FoldResult], per_group: int = 4) ->
                 predicted=prepared.scheme.classes[predicted],
                 probability=probability,
                 aus="+".join(map(str, clip.aus)),
-                pictures=_pictures(prepared.frames["onset"][row], prepared.frames["apex"][row], change),
+                pictures=tuple((name, _uri(image)) for name, image in pictures(prepared.material, row, change)),
             )
         )
     return result
@@ -94,15 +95,39 @@ def _varied(
     return chosen
 
 
-def _pictures(onset: np.ndarray, apex: np.ndarray, change: np.ndarray) -> tuple[tuple[str, str], ...]:
-    """Captioned pictures of one clip; frames RGB uint8 [S S 3], change [g g]."""
-    difference = np.abs(apex.astype(np.float32) - onset.astype(np.float32)).mean(-1) * DIFFERENCE_GAIN
-    return (
-        ("onset", _uri(_scaled(onset))),
-        ("apex", _uri(_scaled(apex))),
-        (f"|difference| × {DIFFERENCE_GAIN:.0f}", _uri(_heat(_scaled(difference.clip(0, 255).astype(np.uint8))))),
-        ("DMA change map", _uri(overlay(_scaled(apex), change))),
-    )
+def _changes(prepared: Prepared, rows: list[int]) -> list[np.ndarray | None]:
+    """What DMA saw of each clip [g g], for heads that can tell; else None."""
+    tell = getattr(prepared.head, "changes", None)
+    if tell is None:
+        return [None] * len(rows)
+    arrays = prepared.material.arrays
+    inputs = {name: torch.from_numpy(value[rows]).to(prepared.device) for name, value in arrays.items()}
+    return list(tell(inputs).cpu().numpy())
+
+
+def pictures(material: Material, row: int, change: np.ndarray | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """(caption, RGB uint8 [S S 3]) of one clip, from whatever inputs the head reads."""
+    arrays = material.arrays
+    if "pair" in arrays or "sequence" in arrays:
+        onset, apex = _frames(arrays, row)
+        difference = np.abs(apex.astype(np.float32) - onset.astype(np.float32)).mean(-1) * DIFFERENCE_GAIN
+        yield "onset", _scaled(onset)
+        yield "apex", _scaled(apex)
+        yield f"|difference| × {DIFFERENCE_GAIN:.0f}", _heat(_scaled(difference.clip(0, 255).astype(np.uint8)))
+        if change is not None:
+            yield "DMA change map", overlay(_scaled(apex), change)
+    for name, caption in (("flow", "flow onset → apex"), ("long_flow", "flow onset → apex")):
+        if name in arrays:
+            flow = arrays[name][row]
+            flow = flow[len(flow) // 2] if name == "long_flow" else flow
+            yield caption, _scaled(drawing.hsv(np.ascontiguousarray(flow[..., :2])))
+
+
+def _frames(arrays: Mapping[str, np.ndarray], row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Onset and apex, RGB uint8 [S S 3]."""
+    if "pair" in arrays:
+        return arrays["pair"][row, 0], arrays["pair"][row, 1]
+    return arrays["sequence"][row, 0], arrays["sequence"][row, int(arrays["sequence.apex"][row])]
 
 
 def overlay(frame: np.ndarray, change: np.ndarray) -> np.ndarray:

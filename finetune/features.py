@@ -1,94 +1,78 @@
-"""Samples for the folds: frames, and for a frozen encoder its features, computed once per clip and kept on disk."""
+"""Samples for the folds: prepared inputs, and what a frozen encoder makes of them, once per clip and kept on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from finetune import frames as pictures
-from finetune.clips import Clip
-from finetune.folds import Samples
-from finetune.heads.micron import MicronHead
+from finetune.heads.base import Head
 from shards.files import atomic_path
 from shards.progress import Progress
 
 BATCH = 16
-FORMAT = 2  # raised when features or a fold's result change their meaning: old ones are then not used
+FORMAT = 3  # raised when features or a fold's result change their meaning: old ones are then not used
+Arrays = Mapping[str, np.ndarray]
 
 
-def samples(
-    clips: Sequence[Clip],
-    labels: Sequence[int],
-    classes: Sequence[str],
-    copies: list[dict[str, np.ndarray]],
-    head: MicronHead,
-    *,
-    frozen: bool,
-    cache: Path,
-    key: str,
-    quiet: bool = False,
-) -> Samples:
-    """All clips as the head's inputs, every copy (copy 0: as it is, copy 1: mirrored) along axis 1.
-
-    Frozen: inputs are {'features'}; otherwise the frames themselves. `cache` is a folder for the features, `key`
-    the digest of all that they depend on (frames, weights, options).
-    """
-    if frozen:
-        columns = [cached(copy, head, cache, f"{key}-{place}", quiet) for place, copy in enumerate(copies)]
-        inputs = {"features": torch.stack(columns, dim=1)}
-    else:
-        inputs = {name: torch.from_numpy(np.stack([copy[name] for copy in copies], axis=1)) for name in copies[0]}
-    return Samples(
-        ids=tuple(clip.id for clip in clips),
-        subjects=tuple(clip.subject for clip in clips),
-        labels=torch.tensor(labels, dtype=torch.int64),
-        inputs=inputs,
-        classes=tuple(classes),
-    )
+def plain(copies: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+    """Every input with its copies (copy 0: as it is, copy 1: mirrored) along axis 1: [n A ...]."""
+    return {name: torch.from_numpy(np.stack([copy[name] for copy in copies], axis=1)) for name in copies[0]}
 
 
-def copies(frames: dict[str, np.ndarray], mirror: bool) -> list[dict[str, np.ndarray]]:
-    """The frames, and if wanted their mirrored copies."""
-    return [frames, pictures.mirrored(frames)] if mirror else [frames]
+def extracted(
+    copies: list[dict[str, np.ndarray]], head: Head, cache: Path, key: str, quiet: bool = False
+) -> dict[str, Tensor]:
+    """As `plain`, of what the head's frozen encoder extracts; `key` is the digest of all that it depends on."""
+    columns = [cached(copy, head, cache, f"{key}-{place}", quiet) for place, copy in enumerate(copies)]
+    return {name: torch.stack([column[name] for column in columns], dim=1) for name in columns[0]}
 
 
-def feature_key(frames_digest: str, weights_digest: str, head: MicronHead) -> str:
-    """Digest of all that features depend on."""
-    parts = [FORMAT, frames_digest, weights_digest, vars(head.options)]
+def feature_key(data: str, weights: str, options: Any) -> str:
+    """Digest of all that features depend on: digests of data and weights, and the head's options."""
+    parts = [FORMAT, data, weights, vars(options)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def cached(frames: dict[str, np.ndarray], head: MicronHead, cache: Path, key: str, quiet: bool) -> Tensor:
+def cached(arrays: Arrays, head: Head, cache: Path, key: str, quiet: bool) -> dict[str, Tensor]:
     """`extract` of all clips, from the file of that key where it is there and whole."""
-    path = cache / f"{key}.npy"
+    path = cache / f"{key}.safetensors"
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError):  # absent or cut short: compute
+        return dict(load_file(path))
+    except (OSError, SafetensorError):  # absent or cut short: compute
         pass
-    features = extract(frames, head, quiet)
+    features = extract(arrays, head, quiet)
     with atomic_path(path) as temporary:
-        np.save(temporary, features.numpy())
+        save_file(features, temporary)
     return features
 
 
 @torch.no_grad()
-def extract(frames: dict[str, np.ndarray], head: MicronHead, quiet: bool = False) -> Tensor:
-    """The head's features of all clips in batches, float32 on the CPU: [n F] or [n N F]."""
-    count = len(next(iter(frames.values())))
+def extract(arrays: Arrays, head: Head, quiet: bool = False) -> dict[str, Tensor]:
+    """The head's features of all clips in batches, on the CPU: name -> [n ...], floats as float32."""
+    count = len(next(iter(arrays.values())))
     device = next(head.parameters()).device
     head.eval()
-    rows = []
+    rows: list[dict[str, Tensor]] = []
     with Progress(count, "features", "clips", quiet=quiet) as progress:
         for start in range(0, count, BATCH):
             batch = {
-                name: torch.from_numpy(value[start : start + BATCH]).to(device) for name, value in frames.items()
+                name: torch.from_numpy(value[start : start + BATCH]).to(device) for name, value in arrays.items()
             }
-            rows.append(head.extract(batch).float().cpu())
-            progress.advance(len(rows[-1]))
-    return torch.cat(rows)
+            found = head.extract(batch)
+            rows.append({name: _kept(value) for name, value in found.items()})
+            progress.advance(min(BATCH, count - start))
+    return {name: torch.cat([row[name] for row in rows]).contiguous() for name in rows[0]}
+
+
+def _kept(value: Tensor) -> Tensor:
+    """On the CPU, floats as float32."""
+    return value.float().cpu() if value.is_floating_point() else value.cpu()

@@ -1,10 +1,7 @@
-"""Onset and apex frames of labelled clips as arrays, in the geometry that the encoder expects."""
+"""Image files as arrays, and whole frames fitted into a square."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +9,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from finetune.clips import Clip
 from shards.errors import FlickerError
-from shards.progress import Progress
 
 Fit = Literal["squash", "crop", "pad"]
 JPEG_START = b"\xff\xd8\xff"
@@ -59,34 +54,3 @@ def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """Area averaging downwards, linear interpolation upwards."""
     shrink = width < image.shape[1] or height < image.shape[0]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-
-
-def load_frames(
-    clips: Sequence[Clip], names: Sequence[str], size: int, how: Fit, *, workers: int = 4, quiet: bool = False
-) -> dict[str, np.ndarray]:
-    """The named frames of each clip, e.g. ('onset', 'apex'): name -> RGB uint8 [n size size 3].
-
-    Raises FlickerError naming the file of a frame that cannot be read.
-    """
-    jobs = [clip.frames[getattr(clip, name)] for name in names for clip in clips]
-    with ThreadPoolExecutor(workers) as pool, Progress(len(jobs), "frames", "frames", quiet=quiet) as progress:
-        images = []
-        for image in pool.map(lambda path: fit(read_image(path), size, how), jobs):  # decoders release the GIL
-            images.append(image)
-            progress.advance()
-    stacked = np.stack(images).reshape(len(names), len(clips), size, size, 3)
-    return dict(zip(names, stacked, strict=True))
-
-
-def mirrored(frames: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same frames, left and right exchanged."""
-    return {name: np.ascontiguousarray(value[:, :, ::-1]) for name, value in frames.items()}
-
-
-def digest(frames: dict[str, np.ndarray]) -> str:
-    """SHA-256 of the frames' names, shapes and bytes."""
-    total = hashlib.sha256()
-    for name, value in sorted(frames.items()):
-        total.update(f"{name}{value.shape}{value.dtype}".encode())
-        total.update(np.ascontiguousarray(value).data)
-    return total.hexdigest()

@@ -130,11 +130,12 @@ def run_folds(jobs: Sequence[Job], prepared: Prepared, config: FinetuneConfig, o
         log.info("%d of %d folds are already done", sum(done), len(jobs))
 
     def make_model() -> Head:
-        if config.backbone.mode == "frozen":
+        if prepared.backbone is None or config.backbone.mode == "frozen":
             return prepared.head.readout()
         return prepared.head.trainable(config.backbone.mode, config.backbone.blocks, config.backbone.lr_scale)
 
-    threads = one_thread() if config.backbone.mode == "frozen" else contextlib.nullcontext()
+    small = prepared.backbone is not None and config.backbone.mode == "frozen"
+    threads = one_thread() if small else contextlib.nullcontext()
     with threads, Progress(len(jobs), "LOSO", "folds", done=sum(done), quiet=quiet) as progress:
         for (fold, seed), ready in zip(jobs, done, strict=True):
             if not ready:
@@ -182,7 +183,7 @@ def summarise(
     truth = dict(zip(samples.ids, samples.labels.tolist(), strict=True))
     return Results(
         out=Path(config.out),
-        title=prepared.backbone.title,
+        title=prepared.title,
         dataset=prepared.validation.dataset,
         scheme=prepared.scheme.name,
         classes=classes,
@@ -191,13 +192,21 @@ def summarise(
         subjects=len(set(samples.subjects)),
         folds=folds,
         selections=stored.pool(folds, truth, classes),
-        encoder=prepared.backbone.provenance | {"sha256": prepared.identity["encoder"]},
+        encoder=provenance(prepared),
+        inputs=prepared.material.report,
         validation=prepared.validation.as_dict(),
         config=asdict(config),
         machine=machine(prepared.device),
         digest=prepared.digest,
         seconds=seconds,
     )
+
+
+def provenance(prepared: Prepared) -> dict[str, Any]:
+    """Where the encoder's weights come from; of a native head, that there is none."""
+    if prepared.backbone is None:
+        return {"title": prepared.title, "weights": "none: trained from the start in every fold"}
+    return prepared.backbone.provenance | {"sha256": prepared.identity["encoder"]}
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from finetune import backbone as backbones
-from finetune import datasets, features, heads, schemes
-from finetune import frames as pictures
+from finetune import datasets, features, heads, material, schemes
 from finetune.backbone import Backbone
 from finetune.clips import Clip
 from finetune.config import FinetuneConfig, validate
+from finetune.datasets import flow_maps
 from finetune.folds import Samples
-from finetune.heads.micron import MicronHead
+from finetune.heads.base import Head
+from finetune.material import Material
+from finetune.mirroring import mirrored
 from finetune.schemes import Scheme
 from finetune.validation import Validation
 from shards.errors import FlickerError, UsageError
@@ -31,18 +32,27 @@ log = logging.getLogger(__name__)
 class Prepared:
     """Everything that the folds of a run share."""
 
-    clips: list[Clip]
-    """Clips of the scheme's classes."""
+    material: Material
+    """Clips of the scheme's classes that could be prepared, and their inputs."""
     scheme: Scheme
     validation: Validation
-    frames: dict[str, np.ndarray]
-    """Input name -> RGB uint8 [n S S 3]."""
-    backbone: Backbone
-    head: MicronHead
+    backbone: Backbone | None
+    """None: the head is as its paper has it."""
+    head: Head
     samples: Samples
     identity: dict[str, Any]
     """All that a fold's result depends on: settings by dotted key, and digests of data and encoder."""
     device: torch.device
+
+    @property
+    def clips(self) -> list[Clip]:
+        """Clip i belongs to row i of the samples."""
+        return self.material.clips
+
+    @property
+    def title(self) -> str:
+        """A few words for tables: the head, and its encoder."""
+        return self.backbone.title if self.backbone is not None else "native"
 
     @property
     def digest(self) -> str:
@@ -60,12 +70,54 @@ def choose_device(name: str) -> torch.device:
 
 
 def prepare(config: FinetuneConfig, backbone: Backbone | None = None, quiet: bool = False) -> Prepared:
-    """Load and check everything; features of a frozen encoder come from the run's cache where they are.
+    """Load and check everything; what was prepared or extracted before comes from its cache.
 
     Raises FlickerError: data that is missing or wrong, too few clips, an unreadable checkpoint.
     """
     validate(config)
     device = choose_device(config.device)
+    backbone = _backbone(config, backbone, device)
+    encoder = None if backbone is None else backbone.model
+    options = getattr(config.head, config.head.name)
+    recipes = heads.needs(config.head.name, options, encoder)
+    found, scheme, validation = _material(config, recipes, quiet)
+    _, labels, _ = scheme.select(found.clips)
+    _check_classes(scheme, labels, config.data.root)
+    head: Head = heads.create(config.head.name, len(scheme.classes), encoder, **vars(options)).to(device)
+    copies = [found.arrays] + ([mirrored(found.arrays, recipes)] if config.train.mirror else [])
+    data, weights = found.digest(), "" if backbone is None else backbone.digest()
+    if backbone is not None and config.backbone.mode == "frozen":
+        key = features.feature_key(data, weights, options)
+        inputs = features.extracted(copies, head, Path(config.out) / "features", key, quiet)
+    else:
+        inputs = features.plain(copies)
+    samples = Samples(
+        ids=tuple(clip.id for clip in found.clips),
+        subjects=_subjects(found.clips),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        inputs=inputs,
+        classes=tuple(scheme.classes),
+    )
+    identity = _settings(config, plugged=backbone is not None) | {
+        "data": _digest([data, samples.ids, labels, scheme.classes]),
+        "encoder": weights,
+    }
+    return Prepared(found, scheme, validation, backbone, head, samples, identity, device)
+
+
+def _backbone(config: FinetuneConfig, given: Backbone | None, device: torch.device) -> Backbone | None:
+    """The encoder that the head is plugged into, or None for a head as its paper has it."""
+    plugged, name = config.head.plugged, config.head.name
+    if name == "micron" and plugged == "native":
+        raise UsageError("head.plugged: the head micron is an encoder with a classifier; native does not exist")
+    wanted = given is not None or bool(config.encoder) or name == "micron" or plugged == "encoder"
+    if plugged == "native" or not wanted:
+        return None
+    return given or backbones.load(config.encoder, config.backbone, device)
+
+
+def _material(config: FinetuneConfig, recipes: dict[str, Any], quiet: bool) -> tuple[Material, Scheme, Validation]:
+    """The clips of the scheme's classes with their inputs."""
     found, validation = datasets.inspect(config.data)
     datasets.check_missing(validation, config.data.max_missing)
     scheme = schemes.get(config.data.scheme, found)
@@ -73,28 +125,16 @@ def prepare(config: FinetuneConfig, backbone: Backbone | None = None, quiet: boo
     _check_classes(scheme, labels, config.data.root)
     if left_out and not quiet:
         log.info("%s leaves out %s", scheme.name, ", ".join(f"{name} {n}" for name, n in left_out.items()))
-    backbone = backbone or backbones.load(config.encoder, config.backbone, device)
-    options = asdict(config.head.micron)
-    head = heads.create(config.head.name, len(scheme.classes), backbone.model, **options).to(device)
-    size = backbone.model.encoder.image_size
-    frames = pictures.load_frames(clips, sorted(head.needs), size, config.data.fit, quiet=quiet)
-    frames_digest, weights = pictures.digest(frames), backbone.digest()
-    samples = features.samples(
-        clips,
-        labels,
-        scheme.classes,
-        features.copies(frames, config.train.mirror),
-        head,
-        frozen=config.backbone.mode == "frozen",
-        cache=Path(config.out) / "features",
-        key=features.feature_key(frames_digest, weights, head),
-        quiet=quiet,
-    )
-    identity = _settings(config) | {
-        "data": _digest([frames_digest, samples.ids, labels, scheme.classes]),
-        "encoder": weights,
-    }
-    return Prepared(clips, scheme, validation, frames, backbone, head, samples, identity, device)
+    if validation.dataset == flow_maps.NAME:
+        maps = flow_maps.load(config.data.root)
+        return material.from_flow_maps(clips, maps, recipes, config.data.root), scheme, validation
+    return material.from_images(clips, recipes, config.data, quiet), scheme, validation
+
+
+def _subjects(clips: list[Clip]) -> tuple[str, ...]:
+    """Who is left out together: the subject, with the dataset where there are several."""
+    several = len({clip.dataset for clip in clips}) > 1
+    return tuple(clip.person if several else clip.subject for clip in clips)
 
 
 def _check_classes(scheme: Scheme, labels: list[int], root: str) -> None:
@@ -107,16 +147,16 @@ def _check_classes(scheme: Scheme, labels: list[int], root: str) -> None:
         )
 
 
-def _settings(config: FinetuneConfig) -> dict[str, Any]:
+def _settings(config: FinetuneConfig, plugged: bool) -> dict[str, Any]:
     """The settings that change a fold's result, by dotted key (data and encoder count by content instead)."""
     head = config.head.name
     groups = {
         "train": asdict(config.train),
         f"head.{head}": asdict(getattr(config.head, head)),
         "protocol": {key: value for key, value in asdict(config.protocol).items() if key != "seeds"},
-        "backbone": {"mode": config.backbone.mode},
+        "backbone": {"mode": config.backbone.mode if plugged else "none"},
     }
-    if config.backbone.mode != "frozen":
+    if plugged and config.backbone.mode != "frozen":
         groups["backbone"] |= {"blocks": config.backbone.blocks, "lr_scale": config.backbone.lr_scale}
     flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
     return {"format": features.FORMAT, "head.name": head, **flat}

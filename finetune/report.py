@@ -70,7 +70,7 @@ def context(results: Results, prepared: Prepared, compare: Sequence[str]) -> dic
 
 def pretraining_of(results: Results, prepared: Prepared) -> pretraining.Pretraining | None:
     """How the encoder was pretrained; None for random weights and where its run's log is not beside it."""
-    if not prepared.backbone.pretrained or "weights" not in results.encoder:
+    if prepared.backbone is None or not prepared.backbone.pretrained or "weights" not in results.encoder:
         return None
     return pretraining.read(str(results.encoder["weights"]), results.encoder.get("step"))
 

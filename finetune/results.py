@@ -47,6 +47,8 @@ class Results:
     machine: dict[str, Any]
     digest: str
     seconds: dict[str, float] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """How the prepared inputs came about: clips left out, faces found by a fallback (finetune.inputs.Report)."""
 
     @property
     def optimism(self) -> float:
@@ -63,7 +65,7 @@ class Results:
 
 def fold_path(out: Path, subject: str, seed: int) -> Path:
     """Where a fold's result lies."""
-    return out / "folds" / f"{subject}-seed{seed}.json"
+    return out / "folds" / f"{subject.replace('/', '-')}-seed{seed}.json"
 
 
 def write_fold(out: Path, result: FoldResult, digest: str) -> None:

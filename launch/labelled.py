@@ -26,7 +26,7 @@ def read_labelled(root: str, image_size: int, dataset: str = "casme2", scheme: s
 
     Raises FlickerError: no annotations, no frames, fewer than two subjects or classes among what can be read.
     """
-    config = DataConfig(root=root, dataset=dataset, scheme=scheme)  # type: ignore[arg-type]
+    config = DataConfig(root=root, dataset=dataset, scheme=scheme)
     found, validation = datasets.inspect(config)
     chosen = schemes.get(scheme, found)
     clips, labels, _ = chosen.select(found)

@@ -103,13 +103,16 @@ class Span:
 
 def align(points: NDArray[np.float64], size: int) -> Crop:
     """The similarity (turn, scale, shift) that moves five points [5 2] closest to the template (least squares)."""
-    source = points[:, 0] + 1j * points[:, 1]
-    target = (TEMPLATE * size - 0.5) @ [1, 1j]
+    return Crop(size, similarity(points, TEMPLATE * size - 0.5))
+
+
+def similarity(points: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The turn, scale and shift [2 3] that move points [N 2] closest to targets [N 2] (least squares)."""
+    source, target = points[:, 0] + 1j * points[:, 1], targets[:, 0] + 1j * targets[:, 1]
     centred = source - source.mean()
     turn = (centred.conj() @ (target - target.mean())) / (centred.conj() @ centred).real
     shift = target.mean() - turn * source.mean()
-    matrix = [[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]
-    return Crop(size, np.array(matrix, np.float64))
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]], np.float64)
 
 
 class Placement:
@@ -231,7 +234,7 @@ def find(image: Image, landmarks: bool) -> list[Face]:
     for short in SHORT_SIDES:
         scale = short / min(image.shape[:2])
         small = _scaled(image, scale)
-        boxes = _detector()(small, 0)
+        boxes = detector()(small, 0)
         if len(boxes):
             faces = [_face(small, box, scale, landmarks) for box in boxes]
             return sorted(faces, key=lambda face: -face.size)
@@ -256,10 +259,30 @@ def _face(image: Any, box: Any, scale: float, landmarks: bool) -> Face:
 
 def _points(image: Any, box: Any) -> NDArray[np.float64]:
     """Eyes, nose tip, mouth corners [5 2] by the 68-point predictor, which starts from dlib's box."""
-    shape = _predictor()(image, box)
-    all_points = np.array([[point.x, point.y] for point in shape.parts()], np.float64)  # [68 2]
+    all_points = _all_points(image, box)
     parts = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
     return np.array([all_points[part].mean(axis=0) for part in parts])
+
+
+def _all_points(image: Any, box: Any) -> NDArray[np.float64]:
+    """The predictor's points (x, y) [68 2] in dlib's box."""
+    return np.array([[point.x, point.y] for point in _predictor()(image, box).parts()], np.float64)
+
+
+def points_in(image: Any, left: int, top: int, right: int, bottom: int) -> NDArray[np.float64]:
+    """The 68-point predictor's points (x, y) [68 2] for the face between these pixels, the last ones included."""
+    import dlib
+
+    return _all_points(image, dlib.rectangle(left, top, right, bottom))
+
+
+def dlib_version() -> str | None:
+    """dlib's version, None where it is not installed."""
+    try:
+        import dlib
+    except ImportError:
+        return None
+    return str(dlib.__version__)
 
 
 def steadied(image: Image, face: Face) -> Face:
@@ -313,7 +336,7 @@ def require(face: str, track: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def _detector() -> Any:
+def detector() -> Any:
     """dlib's frontal face detector (HOG), one per process."""
     import dlib
 

@@ -11,7 +11,19 @@ from typing import Protocol
 
 from finetune.clips import Clip
 from finetune.config import DataConfig
-from finetune.datasets import casme2
+from finetune.datasets import (
+    casme,
+    casme2,
+    casme3,
+    casme3c,
+    casme_sq,
+    composite,
+    fourdme,
+    mmew,
+    samm,
+    smic,
+    smic_e,
+)
 from finetune.datasets.finding import NotHere
 from finetune.validation import Validation, check_missing
 from shards.errors import FlickerError, UsageError
@@ -26,7 +38,19 @@ class Inspect(Protocol):
 
 
 AUTO = "auto"
-LOADERS: dict[str, Inspect] = {"casme2": casme2.inspect}
+LOADERS: dict[str, Inspect] = {
+    "casme2": casme2.inspect,
+    "samm": samm.inspect,
+    "smic": smic.inspect,
+    "smic_e": smic_e.inspect,
+    "casme_sq": casme_sq.inspect,
+    "casme3": casme3.inspect,
+    "casme3c": casme3c.inspect,
+    "mmew": mmew.inspect,
+    "4dme": fourdme.inspect,
+    "casme": casme.inspect,
+    "megc2019": composite.inspect,
+}
 
 
 def inspect(config: DataConfig) -> tuple[list[Clip], Validation]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune import annotations as cells
 from finetune.clips import Clip
-from finetune.datasets.finding import frame_files
-from finetune.validation import PRIVATE, Validation
+from finetune.datasets.finding import FrameFiles, frame_files
+from finetune.validation import PRIVATE, Validation, count_labels
 from shards.errors import FlickerError
 
 Frames = Mapping[int, Path]
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass
@@ -58,12 +59,28 @@ def interval(row: cells.Row, name: str, onset: str, offset: str) -> tuple[int, i
     return found[0], found[1]
 
 
+def check_total(entry: Entry, stated: object, report: Validation) -> None:
+    """Note where the stated number of frames (a cell; blank: none) is not that of the interval as written."""
+    total, counted = cells.frame_cell(stated), entry.offset - entry.onset + 1
+    if total is not None and total != counted:
+        entry.flags.append(report.note(entry.name, "total-differs", f"stated {total}, counted {counted}"))
+
+
 def known(entry: Entry, report: Validation, **values: int) -> None:
     """Replace onset, apex or offset by the known correction of this row, and report it."""
     for name, value in values.items():
         if getattr(entry, name) != value:
             entry.flags.append(report.note(entry.name, f"{name}-known", f"{getattr(entry, name)} -> {value}"))
             setattr(entry, name, value)
+
+
+def tree(found: Iterable[tuple[Key, Path]], report: Validation) -> dict[Key, Path]:
+    """Key -> folder; where two folders have one key (by case, padding, a copy), the first counts, as noted."""
+    first: dict[Key, Path] = {}
+    for key, path in found:
+        if first.setdefault(key, path) != path:
+            report.note(f"{path.parent.name}/{path.name}", "folder-twice", f"{path}; used: {first[key]}")
+    return first
 
 
 def refuse_duplicates(entries: Iterable[Entry]) -> None:
@@ -84,6 +101,7 @@ def clips(
     *,
     dataset: str,
     fps: float,
+    labels: Collection[str] = (),
     private: Collection[str] = (),
     files: Callable[[Path], Frames] = frame_files,
 ) -> list[Clip]:
@@ -91,6 +109,7 @@ def clips(
 
     Args:
         tree: `Entry.key` -> folder of the clip's frames.
+        labels: the dataset's published labels; another one is noted. () to accept all.
         private: subjects whose pictures must not be published.
         files: frame number -> file of such a folder.
 
@@ -112,10 +131,13 @@ def clips(
             )
         if entry.subject in private:
             entry.flags.append(PRIVATE)
+        if labels and entry.emotion not in labels:
+            entry.flags.append(report.note(entry.name, "label-unknown", entry.emotion))
         clip = _clip(entry, frames(entry), report, dataset, fps)
         if clip is not None:
             found.append(clip)
     report.rows, report.found = report.rows or len(found) + len(report.missing), len(found)
+    report.subjects, report.labels = len({clip.subject for clip in found}), count_labels(found)
     return found
 
 
@@ -126,6 +148,8 @@ def _clip(entry: Entry, frames: Frames | None, report: Validation, dataset: str,
         reason = "no folder" if frames is None else "no frame between onset and offset exists"
         report.missing.append(f"{entry.name}: {reason if frames is None or frames else 'no images in its folder'}")
         return None
+    if isinstance(frames, FrameFiles) and frames.twice:
+        entry.flags.append(report.note(entry.name, "frames-twice", f"{frames.twice} files"))
     units, odd = cells.action_units(entry.units)
     if odd:
         entry.flags.append(report.note(entry.name, "au-unread", " ".join(odd)))
@@ -156,7 +180,7 @@ def _span(entry: Entry, frames: Frames, report: Validation) -> tuple[int, int, i
     if offset > max(frames) >= onset:
         note("offset-clamped", f"{offset} -> {max(frames)}")
         offset = max(frames)
-    inside = [number for number in range(onset, offset + 1) if number in frames]
+    inside = [number for number in frames if onset <= number <= offset]
     if not inside:
         return None
     if len(inside) < inside[-1] - inside[0] + 1:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from finetune.config import Mode
 from finetune.folds import Portion
 
 Inputs = Mapping[str, Tensor]
@@ -24,6 +25,18 @@ class Head(nn.Module):
     def fit(self, portion: Portion) -> None:
         """Set statistics (means, scales) from a fold's training clips. Raises LeakError for any other portion."""
         portion.require_training(f"statistics of {type(self).__name__}")
+
+    def extract(self, inputs: Inputs) -> dict[str, Tensor]:
+        """What does not depend on the fold, where the encoder is frozen: of a native head, the inputs."""
+        return dict(inputs)
+
+    def readout(self) -> Head:
+        """An untrained model of what `extract` gives."""
+        raise NotImplementedError
+
+    def trainable(self, mode: Mode, blocks: int, lr_scale: float) -> Head:
+        """An untrained copy for one fold whose encoder trains as the mode says (finetune.backbone.trainable_copy)."""
+        raise NotImplementedError
 
     def augment(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
         """A training batch, varied at random (crop, flip, jitter); `generator` is on the CPU."""

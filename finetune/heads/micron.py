@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune.backbone import trainable_copy
-from finetune.config import MicronOptions, Mode
+from finetune.config import Mode
 from finetune.folds import Portion
 from finetune.heads.base import Head
 from finetune.heads.pooling import AttentionPool, Standardise, classifier, pool_cells
+from finetune.options.micron import MicronOptions
 from pretrain import MicronBert
 from shards.errors import UsageError
 
@@ -60,13 +61,11 @@ def relative_change(change: Tensor) -> Tensor:
 
 
 class MicronHead(Head):
-    """Micron-BERT's encoder and DMA with a classifier; inputs 'onset' and 'apex', RGB uint8 [B H W 3].
+    """Micron-BERT's encoder and DMA with a classifier; input 'pair' (onset, apex), RGB uint8 [B 2 H W 3].
 
     `extract(inputs)` is the encoder's part, `readout()` makes an untrained classifier for its features, and
     `forward` is both, for training the encoder as well. `trainable(...)` gives a copy for one fold.
     """
-
-    needs = frozenset({"onset", "apex"})
 
     def __init__(self, classes: int, encoder: MicronBert, options: MicronOptions):
         super().__init__()
@@ -98,7 +97,7 @@ class MicronHead(Head):
 
     def tokens(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The chosen features per patch: [B N F]."""
-        onset, apex = (self.encoder.preprocess(inputs[name]) for name in ("onset", "apex"))
+        onset, apex = (self.encoder.preprocess(frames) for frames in inputs["pair"].unbind(1))
         parts: dict[str, Tensor] = {}
         if "dma" in self.options.features:
             parts["dma"] = self.encoder.dma(onset, apex)[0]
@@ -110,16 +109,16 @@ class MicronHead(Head):
             parts["matching"] = matching(before, after, self.options.radius)
         return torch.cat([parts[name].float() for name in self.options.features], dim=-1)
 
-    def extract(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Features of frames: [B F], or [B N F] for attention pooling."""
+    def extract(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """'features' of frames: [B F], or [B N F] for attention pooling."""
         tokens = self.tokens(inputs)
         if self.options.pooling == "mean":
-            return tokens.mean(dim=1)
-        return pool_cells(tokens, self.options.cells) if self.options.pooling == "grid" else tokens
+            return {"features": tokens.mean(dim=1)}
+        return {"features": pool_cells(tokens, self.options.cells) if self.options.pooling == "grid" else tokens}
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """inputs 'onset', 'apex' -> logits [B C]"""
-        return self.classify({"features": self.extract(inputs)})
+        """input 'pair' -> logits [B C]"""
+        return self.classify(self.extract(inputs))
 
     def fit(self, portion: Portion) -> None:
         """Set the feature statistics with the present encoder. Raises LeakError unless a training portion."""
@@ -129,7 +128,7 @@ class MicronHead(Head):
 
     def _row(self, inputs: Mapping[str, Tensor], start: int) -> Tensor:
         with torch.no_grad():
-            return self.extract({name: value[start : start + 16] for name, value in inputs.items()})
+            return self.extract({name: value[start : start + 16] for name, value in inputs.items()})["features"]
 
     def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """As `Head.groups`, the encoder's parameters at their own rate."""
@@ -144,7 +143,7 @@ class MicronHead(Head):
     @torch.no_grad()
     def changes(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """How much each patch changed, by DMA [B g g] >= 0, for pictures."""
-        onset, apex = (self.encoder.preprocess(inputs[name]) for name in ("onset", "apex"))
+        onset, apex = (self.encoder.preprocess(frames) for frames in inputs["pair"].unbind(1))
         grid = int(self.encoder.encoder.grid)
         return self.encoder.change(onset, apex).float().clamp(min=0).unflatten(1, (grid, grid))
 
@@ -162,6 +161,13 @@ def matching(onset: Tensor, apex: Tensor, radius: int) -> Tensor:
     steps = range(2 * radius + 1)
     volume = [(before * change[:, i : i + side, j : j + side]).sum(-1) for i in steps for j in steps]
     return torch.stack(volume, dim=-1).flatten(1, 2)
+
+
+def needs(options: MicronOptions, encoder: MicronBert | None = None) -> dict[str, Any]:
+    """Recipes of finetune.inputs by name."""
+    from finetune.inputs import Pair
+
+    return {"pair": Pair(options.face, encoder.encoder.image_size if encoder is not None else 224)}
 
 
 def build(classes: int, encoder: MicronBert | None, **options: object) -> MicronHead:

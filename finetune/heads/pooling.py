@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune.config import Classifier
+from finetune.options.micron import Classifier
 
 
 class Standardise(nn.Module):

@@ -15,7 +15,7 @@ from torch import nn
 
 from shards.errors import UsageError
 
-SYSTEMS = ("micronbert",)
+SYSTEMS = ("micronbert", "htnet")
 
 
 def load(system: str, source: Mapping[str, Any] | str | Path, **config: Any) -> nn.Module:

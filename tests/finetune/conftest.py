@@ -37,7 +37,7 @@ def config(labelled: Path, tmp_path: Path) -> FinetuneConfig:
     return FinetuneConfig(
         out=str(tmp_path / "run"),
         device="cpu",
-        data=DataConfig(root=str(labelled), scheme="present"),
+        data=DataConfig(root=str(labelled), scheme="present", cache=str(tmp_path / "prepared"), workers=1),
         train=TrainConfig(epochs=6, batch=8, lr=0.01),
         protocol=ProtocolConfig(seeds=[0, 1]),
     )

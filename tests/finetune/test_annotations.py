@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from finetune import annotations as cells
 from finetune.clips import ActionUnit
-from finetune.datasets.finding import frame_files
+from finetune.datasets.finding import edition_files, frame_files, workbooks
 from shards.errors import FlickerError
 from tests.finetune.trees import HEADER, workbook
 
@@ -138,3 +138,47 @@ def test_a_file_that_is_no_workbook_is_a_one_line_error(tmp_path: Path, content:
     with pytest.raises(FlickerError, match=r"a.xlsx") as caught:
         cells.read_sheet(path, "Sheet1", COLUMNS)
     assert "\n" not in str(caught.value)
+
+
+def test_two_files_of_one_number_are_counted(tmp_path: Path) -> None:
+    for name in ("img9.jpg", "img09.jpg", "img10.bmp"):
+        (tmp_path / name).touch()
+    found = frame_files(tmp_path)
+    assert {number: path.name for number, path in found.items()} == {9: "img09.jpg", 10: "img10.bmp"}
+    assert found.twice == 1
+
+
+def test_workbooks_are_found_from_the_outermost_folder_on(tmp_path: Path) -> None:
+    for place in ("a/b", "a", "z", ".hidden", "__MACOSX"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "Labels_2.xlsx").touch()
+    (tmp_path / "a" / "~$Labels_2.xlsx").touch()  # what Excel leaves beside an open workbook
+    (tmp_path / "z" / "labels_1.XLSX").touch()
+    (tmp_path / "labels_3.xlsx").mkdir()
+    found = [(match[1], path.parent.name) for match, path in workbooks(tmp_path, r"labels_(\d)\.xlsx")]
+    assert found == [("2", "a"), ("2", "z"), ("1", "z"), ("2", "b")]
+    first = edition_files(tmp_path, {"one": r"labels_(1)\.xlsx", "two": r"labels_(2)\.xlsx"})
+    assert {name: path.parent.name for name, path in first.items()} == {"one": "z", "two": "a"}
+
+
+@pytest.mark.parametrize("value", ["", None, 5, "5", " ", "?"])
+def test_a_label_must_hold_a_word(value: object) -> None:
+    with pytest.raises(FlickerError, match=r"row 7: 'Emotion' is .*; expected an emotion such as happiness"):
+        cells.label(cells.Row({"Emotion": value}, 7, "book.xlsx, row 7"), "Emotion")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [(1, 1), ("7", 7), (3.0, 3), ("IV", 4), (" vii ", 7), (0, None), (8, None)]
+)
+def test_objective_classes_of_every_type(value: object, number: int | None) -> None:
+    assert cells.objective_class(value) == number
+
+
+@pytest.mark.parametrize("value", ["AU 12", "L 12", "4 + 7", "4＋7"])
+def test_spaces_inside_action_units(value: str) -> None:
+    assert cells.action_units(value)[1] == () and cells.action_units("4 7") == ((), ("4 7",))
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "1" + "0" * 400, "-1", "1e400"])
+def test_numbers_too_long_for_a_frame_are_none(value: str) -> None:
+    assert cells.frame_cell(value) is None and cells.action_units(value)[0] == ()

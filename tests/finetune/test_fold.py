@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune import training
-from finetune.config import MicronOptions, TrainConfig
+from finetune.config import TrainConfig
 from finetune.fold import choose_inner, choose_oracle, run_fold
 from finetune.folds import loso
 from finetune.heads.micron import Readout
+from finetune.options.micron import MicronOptions
 from finetune.training import class_weights
 from shards.errors import FlickerError
 from tests.finetune.test_leaks import CPU, QUICK, SUBJECTS, Recorder, make

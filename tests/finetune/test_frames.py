@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from finetune import datasets, features, heads
+from finetune import features, heads
 from finetune import frames as pictures
 from finetune.backbone import Backbone
+from finetune.options.micron import MicronOptions
 from shards.errors import FlickerError
 
 
@@ -52,35 +54,20 @@ def test_crop_cuts_the_middle_and_pad_keeps_all() -> None:
     assert (pictures.fit(image, 40, "pad")[:10] == 255).all()
 
 
-def test_frames_of_a_dataset(labelled: Path) -> None:
-    clips, _ = datasets.load("casme2", labelled)
-    frames = pictures.load_frames(clips, ["onset", "apex"], 32, "squash", quiet=True)
-    assert {name: value.shape for name, value in frames.items()} == dict.fromkeys(("onset", "apex"), (16, 32, 32, 3))
-    expected = pictures.fit(pictures.read_image(clips[5].frames[clips[5].apex]), 32, "squash")
-    assert (frames["apex"][5] == expected).all()
-    other = {**frames, "apex": frames["apex"].copy()}
-    other["apex"][3, 0, 0, 0] ^= 1
-    assert pictures.digest(frames) != pictures.digest(other)
-    assert pictures.digest(frames) == pictures.digest(dict(reversed(frames.items())))
-    assert (pictures.mirrored(frames)["apex"][0, :, 0] == frames["apex"][0, :, -1]).all()
-
-
 def test_features_are_computed_once_and_again_where_the_file_is_damaged(tiny: Backbone, tmp_path: Path) -> None:
-    frames = {
-        name: np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8) for name in ("onset", "apex")
-    }
+    arrays = {"pair": np.random.default_rng(0).integers(0, 256, (5, 2, 32, 32, 3), dtype=np.uint8)}
     head = heads.create("micron", 3, tiny.model)
-    first = features.cached(frames, head, tmp_path, "key", True)
-    assert torch.allclose(first, features.extract(frames, head, True))
-    path = tmp_path / "key.npy"
-    np.save(path, np.full((5, 16), 7, np.float32))
-    assert (features.cached(frames, head, tmp_path, "key", True) == 7).all()
+    first = features.cached(arrays, head, tmp_path, "key", True)["features"]
+    assert torch.allclose(first, features.extract(arrays, head, True)["features"])
+    path = tmp_path / "key.safetensors"
+    save_file({"features": torch.full((5, 16), 7.0)}, path)
+    assert (features.cached(arrays, head, tmp_path, "key", True)["features"] == 7).all()
     path.write_bytes(path.read_bytes()[:100])
-    assert torch.equal(features.cached(frames, head, tmp_path, "key", True), first)
+    assert torch.equal(features.cached(arrays, head, tmp_path, "key", True)["features"], first)
 
 
-def test_the_cache_key_depends_on_frames_weights_and_options(tiny: Backbone) -> None:
-    one, two = (heads.create("micron", 3, tiny.model, pooling=pooling) for pooling in ("mean", "attention"))
+def test_the_cache_key_depends_on_data_weights_and_options() -> None:
+    one, two = MicronOptions(pooling="mean"), MicronOptions(pooling="attention")
     keys = {
         features.feature_key(*key) for key in [("f", "w", one), ("g", "w", one), ("f", "v", one), ("f", "w", two)]
     }

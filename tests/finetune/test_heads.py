@@ -10,16 +10,16 @@ import torch.nn.functional as F
 
 from finetune import heads
 from finetune.backbone import Backbone, trainable_copy
-from finetune.config import MicronOptions
 from finetune.folds import loso
 from finetune.heads.micron import matching
 from finetune.heads.pooling import AttentionPool, Standardise, pool_cells
+from finetune.inputs import Pair
+from finetune.options.micron import MicronOptions
 from shards.errors import UsageError
 from tests.finetune.test_folds import make
 
 FRAMES = {
-    name: torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
-    for i, name in enumerate(("onset", "apex"))
+    "pair": torch.randint(0, 256, (3, 2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 }
 
 
@@ -31,7 +31,7 @@ FRAMES = {
 def test_shapes_and_widths(tiny: Backbone, features: list[str], pooling: str, kind: str) -> None:
     options = {"features": features, "pooling": pooling, "cells": 2, "classifier": kind}
     head = heads.create("micron", 4, tiny.model, **options).eval()
-    extracted = head.extract(FRAMES)
+    extracted = head.extract(FRAMES)["features"]
     assert extracted.shape[-1] == head.feature_dim and extracted.ndim == (3 if pooling == "attention" else 2)
     assert head(FRAMES).shape == (3, 4)
     assert torch.equal(head(FRAMES), head.classify({"features": extracted}))
@@ -39,22 +39,23 @@ def test_shapes_and_widths(tiny: Backbone, features: list[str], pooling: str, ki
 
 def test_the_default_is_the_papers_dma_features_of_onset_and_apex(tiny: Backbone) -> None:
     head = heads.create("micron", 3, tiny.model)
-    assert head.needs == {"onset", "apex"} and asdict(head.options)["features"] == ["dma"]
-    onset, apex = (tiny.model.preprocess(FRAMES[name]) for name in ("onset", "apex"))
+    recipes = heads.needs("micron", MicronOptions(), tiny.model)
+    assert recipes == {"pair": Pair("as-is-squash", 32)} and asdict(head.options)["features"] == ["dma"]
+    onset, apex = (tiny.model.preprocess(frames) for frames in FRAMES["pair"].unbind(1))
     expected, _ = tiny.model.dma(onset, apex)
     assert torch.allclose(head.tokens(FRAMES), expected)
-    assert torch.allclose(head.extract(FRAMES), expected.mean(1))
+    assert torch.allclose(head.extract(FRAMES)["features"], expected.mean(1))
 
 
 def test_difference_and_change_are_what_they_say(tiny: Backbone) -> None:
     head = heads.create("micron", 3, tiny.model, features=["difference", "change"])
     tokens = head.tokens(FRAMES)
-    onset, apex = (tiny.model.preprocess(FRAMES[name]) for name in ("onset", "apex"))
+    onset, apex = (tiny.model.preprocess(frames) for frames in FRAMES["pair"].unbind(1))
     assert torch.allclose(tokens[..., :-1], (tiny.model.encoder(apex) - tiny.model.encoder(onset))[:, 1:], atol=1e-5)
     change = tiny.model.change(onset, apex)
     root = change.sign() * change.abs().sqrt()
     assert torch.allclose(tokens[..., -1], root / root.abs().mean(1, keepdim=True), atol=1e-5)
-    same = head.tokens({"onset": FRAMES["onset"], "apex": FRAMES["onset"]})
+    same = head.tokens({"pair": FRAMES["pair"][:, [0, 0]]})
     assert same[..., :-1].abs().max() < 1e-5
 
 
@@ -129,7 +130,7 @@ def test_statistics_of_the_whole_head_come_from_a_training_portion(tiny: Backbon
     samples.inputs.clear()
     samples.inputs.update({name: value[:, None] for name, value in FRAMES.items()})
     head.fit(loso(samples.subjects)[0].training(samples))
-    expected = head.extract({name: value[1:] for name, value in FRAMES.items()}).mean(0)
+    expected = head.extract({name: value[1:] for name, value in FRAMES.items()})["features"].mean(0)
     assert torch.allclose(head.classify.standardise.mean, expected, atol=1e-5)
 
 

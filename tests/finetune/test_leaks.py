@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from finetune.config import MicronOptions, TrainConfig
+from finetune.config import TrainConfig
 from finetune.fold import run_fold
 from finetune.folds import LeakError, Samples, loso
 from finetune.heads.micron import Readout
+from finetune.options.micron import MicronOptions
 from finetune.training import train
 
 CPU = torch.device("cpu")

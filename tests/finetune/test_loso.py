@@ -14,7 +14,8 @@ import torch
 
 from finetune import loso, metrics, prepare
 from finetune.backbone import Backbone
-from finetune.config import BackboneConfig, FinetuneConfig, HeadConfig, MicronOptions
+from finetune.config import BackboneConfig, FinetuneConfig, HeadConfig
+from finetune.options.micron import MicronOptions
 from finetune.results import Results
 from shards.errors import FlickerError, UsageError
 
@@ -82,8 +83,8 @@ def test_folds_of_other_data_or_encoder_are_refused(config: FinetuneConfig, tiny
     finished(config, tiny)
     other = copy.deepcopy(tiny.model)
     torch.nn.init.zeros_(other.encoder.cls_token)
-    with pytest.raises(FlickerError, match="changed: data"):
-        loso.run(replace(config, data=replace(config.data, fit="crop")), tiny)
+    with pytest.raises(FlickerError, match=r"changed: (?=.*data)(?=.*head.micron.face)"):
+        loso.run(replace(config, head=HeadConfig(micron=MicronOptions(face="as-is-crop"))), tiny)
     with pytest.raises(FlickerError, match="changed: encoder"):
         loso.run(config, Backbone(other, False))
 

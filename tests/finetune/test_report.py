@@ -104,7 +104,8 @@ def test_faces_that_must_not_be_published_are_not_shown(config: FinetuneConfig, 
     prepared = prepare(config, tiny, quiet=True)
     shown = examples(prepared, results.folds)
     assert {example.correct for example in shown} <= {True, False} and 4 <= len(shown) <= 8
-    prepared.clips = [replace(clip, flags=(PRIVATE,)) if clip.subject != "sub03" else clip for clip in prepared.clips]
+    clips = [replace(clip, flags=(PRIVATE,)) if clip.subject != "sub03" else clip for clip in prepared.clips]
+    prepared.material = replace(prepared.material, clips=clips)
     assert {example.clip.split("/")[0] for example in examples(prepared, results.folds)} == {"sub03"}
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import openpyxl
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from finetune import datasets
 from shards.errors import FlickerError, UsageError
 from shards.synthetic import Difficulty, motion_pairs, write_casme2, write_unlabelled
 from shards.synthetic_casme2 import WORKBOOK
@@ -338,14 +338,14 @@ def test_each_field_changes_the_frames(field: str, value: float) -> None:
 def flow_score(root: Path, difficulty: Difficulty) -> float:
     """UF1, leaving one subject out, of a linear classifier on coarse optical flow from onset to apex."""
     write_casme2(root, classes=CLASSES, difficulty=difficulty, keyframes_only=True)
-    table = pd.read_excel(root / WORKBOOK, dtype={"Subject": str})
+    clips, _ = datasets.load("casme2", root)
     features = []
-    for row in table.itertuples():
-        folder = root / "Cropped" / f"sub{row.Subject}" / row.Filename
-        onset, apex = (cv2.imread(str(folder / f"reg_img{n}.jpg"), 0) for n in (row.OnsetFrame, row.ApexFrame))
+    for clip in clips:
+        onset, apex = (cv2.imread(str(clip.frames[n]), 0) for n in (clip.onset, clip.apex))
         flow = cv2.calcOpticalFlowFarneback(onset, apex, None, 0.5, 3, 15, 3, 7, 1.5, 0)
         features.append(cv2.resize(flow - np.median(flow, (0, 1)), (16, 16), interpolation=cv2.INTER_AREA).ravel())
-    x, y, subject = np.array(features), table["Estimated Emotion"].to_numpy(), table["Subject"].to_numpy()
+    x, y = np.array(features), np.array([clip.emotion for clip in clips])
+    subject = np.array([clip.subject for clip in clips])
     predicted = np.empty(len(y), object)
     for held_out in np.unique(subject):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))

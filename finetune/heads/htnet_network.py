@@ -1,0 +1,196 @@
+"""HTNet's hierarchy (section 3.2, 3.3): Transformer layers inside blocks, and aggregation of four blocks into one.
+
+Tensors are channels-last here; with one token in a block, as published, attention has nothing to choose from and is
+its value projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a hierarchy."""
+
+    channels: int
+    """Of the map."""
+    size: int
+    """Side of the arranged map, cells."""
+    patch: int
+    """Side of a token, cells."""
+    dim: int
+    """Width of the bottom level."""
+    heads: int
+    """Of the bottom level."""
+    depths: tuple[int, ...]
+    """Transformer layers per level, from the bottom."""
+    classes: int
+    ratio: int = 4
+    """Width of a feed-forward network's hidden layer as a multiple of the level's."""
+
+    @property
+    def widths(self) -> list[int]:
+        """Width of each level."""
+        return [self.dim * 2**level for level in range(len(self.depths))]
+
+    @property
+    def side(self) -> int:
+        """Tokens per side of a block, the same on every level."""
+        return self.size // self.patch // 2 ** (len(self.depths) - 1)
+
+    @property
+    def blocks(self) -> list[int]:
+        """Blocks per side of the map on each level."""
+        return [2**level for level in reversed(range(len(self.depths)))]
+
+    def flops(self) -> float:
+        """One clip forward: two per multiply-add of linear layers, convolutions and attention, as published."""
+        total = 2.0 * (self.size // self.patch) ** 2 * self.patch**2 * self.channels * self.dim
+        levels = zip(self.widths, self.depths, self.blocks, strict=True)
+        for level, (width, depth, blocks) in enumerate(levels):
+            tokens, inner = (blocks * self.side) ** 2, _inner(width, self.heads * 2**level)
+            linear = 4 * inner * width + 2 * self.ratio * width**2
+            total += depth * tokens * (2.0 * linear + 4.0 * self.side**2 * inner)
+            if blocks > 1:
+                total += 2.0 * tokens * 9 * width * 2 * width
+        return total + 2.0 * self.widths[-1] * self.classes
+
+
+def _inner(width: int, heads: int) -> int:
+    """Width of queries, keys and values: heads of equal width that fit (3 × 85 = 255 of 256)."""
+    return width // heads * heads
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (eq. 5, d being a head's width), queries, keys and values without bias.
+
+    Of one token nothing but `v` and `out` is computed, and `qk` gets no gradient (it would be zero).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.inner, self.heads, self.rate = _inner(width, heads), heads, dropout
+        self.qk = nn.Linear(width, 2 * self.inner, bias=False)
+        self.v = nn.Linear(width, self.inner, bias=False)
+        self.out = nn.Linear(self.inner, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N n D] -> [N n D]"""
+        rate = self.rate if self.training else 0.0
+        if x.shape[1] == 1 and rate == 0:  # softmax over one key is 1, whatever query and key are
+            return self.out(self.v(x))
+        q, k = self.qk(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [N h n d]
+        v = self.v(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
+        return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+
+
+class Layer(nn.Module):
+    """A Transformer layer (eq. 4): x + MSA(LN(x)), then x + FFN(LN(x))."""
+
+    def __init__(self, width: int, heads: int, ratio: int, dropout: float, activation: str):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads, dropout)
+        self.wide, self.narrow = nn.Linear(width, ratio * width), nn.Linear(ratio * width, width)
+        self.activation = nn.GELU() if activation == "gelu" else nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N n D] -> [N n D]"""
+        x = x + self.attention(self.norm1(x))
+        hidden = self.dropout(self.activation(self.wide(self.norm2(x))))
+        return x + self.dropout(self.narrow(hidden))
+
+
+class Level(nn.Module):
+    """Transformer layers of one level, the same for all of its blocks."""
+
+    def __init__(self, shape: Shape, level: int, dropout: float, activation: str, position: str):
+        super().__init__()
+        width, self.blocks, self.side = shape.widths[level], shape.blocks[level], shape.side
+        if position == "scalar":
+            self.position = nn.Parameter(torch.randn(shape.side**2, 1))
+        else:
+            self.position = nn.Parameter(0.02 * torch.randn(shape.side**2, width))
+        heads = shape.heads * 2**level
+        self.layers = nn.ModuleList(
+            Layer(width, heads, shape.ratio, dropout, activation) for _ in range(shape.depths[level])
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens on their grid [B h w D] -> [B h w D]."""
+        batch, width = len(x), x.shape[-1]
+        x = x.unflatten(2, (self.blocks, self.side)).unflatten(1, (self.blocks, self.side))  # [B b s b s D]
+        x = x.transpose(2, 3).reshape(batch * self.blocks**2, self.side**2, width)
+        x = x + self.position
+        for layer in self.layers:
+            x = layer(x)
+        x = x.reshape(batch, self.blocks, self.blocks, self.side, self.side, width).transpose(2, 3)
+        return x.flatten(3, 4).flatten(1, 2)
+
+
+class Aggregation(nn.Module):
+    """Block aggregation (3.3): 3 × 3 convolution, LayerNorm over channels, 3 × 3 max pooling of stride 2."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.norm = nn.LayerNorm(2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B h w D] -> [B h/2 w/2 2D] (rounded up)"""
+        x = self.norm(self.convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return F.max_pool2d(x.permute(0, 3, 1, 2), 3, stride=2, padding=1).permute(0, 2, 3, 1)
+
+
+class Hierarchy(nn.Module):
+    """Arranged map [B S S C] to logits: tokens, levels with aggregation between, LayerNorm, mean, linear layer."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        dropout: float = 0.0,
+        activation: str = "relu",
+        position: str = "vector",
+    ):
+        super().__init__()
+        self.shape = shape
+        self.embed = nn.Linear(shape.patch**2 * shape.channels, shape.dim)
+        count = len(shape.depths)
+        self.levels = nn.ModuleList(Level(shape, level, dropout, activation, position) for level in range(count))
+        self.aggregations = nn.ModuleList(Aggregation(width) for width in shape.widths[:-1])
+        self.norm = nn.LayerNorm(shape.widths[-1])
+        self.classify = nn.Linear(shape.widths[-1], shape.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B S S C] -> [B classes]"""
+        x = self.embed(tokens(x, self.shape.patch))  # [B h w D]
+        for level, aggregate in zip(self.levels, [*self.aggregations, nn.Identity()], strict=True):
+            x = aggregate(level(x))
+        return self.classify(self.norm(x).mean(dim=(1, 2)))
+
+
+def tokens(x: Tensor, patch: int) -> Tensor:
+    """Squares of patch × patch cells as one row each, cell by cell: [B S S C] -> [B S/p S/p p²·C]."""
+    if patch == 1:
+        return x
+    return x.unflatten(2, (-1, patch)).unflatten(1, (-1, patch)).transpose(2, 3).flatten(3)
+
+
+def sizes(depths: Sequence[int], size: int, patch: int) -> str:
+    """Why a map of `size` cells with tokens of `patch` cannot have these levels, or ''."""
+    count = 2 ** (len(depths) - 1) if depths else 1
+    if not depths or min(depths) < 0:
+        return "depths: give the Transformer layers of each level, e.g. [2, 2, 8]"
+    if size % (count * patch):
+        return f"a map of {size} cells does not divide into {count} × {count} blocks of tokens of {patch} cells"
+    return ""
