@@ -28,9 +28,9 @@ class DataConfig:
     """Which edition of the labels, e.g. 2014 or 2019 of CASME II; auto takes the best that is present."""
     variant: str = "auto"
     """Which published frames, e.g. cropped, raw-selected or raw; auto takes the best that are present."""
-    scheme: str = "C2-5"
-    """Classes: C2-3, C2-3-with-sadness-fear, C2-4-repression-negative, C2-4-repression-others, C2-5, C2-7, or
-    present (each label that occurs)."""
+    scheme: str = "auto"
+    """Classes, e.g. C2-5, SAMM-3 or MEGC2019 (docs/datasets.md lists them); auto: the usual one of the dataset;
+    present: each label that occurs."""
     max_missing: float = 0.0
     """Share (0..1) of rows whose frames may be missing; the report lists them."""
     cache: str = "runs/prepared"

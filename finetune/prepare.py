@@ -120,7 +120,7 @@ def _material(config: FinetuneConfig, recipes: dict[str, Any], quiet: bool) -> t
     """The clips of the scheme's classes with their inputs."""
     found, validation = datasets.inspect(config.data)
     datasets.check_missing(validation, config.data.max_missing)
-    scheme = schemes.get(config.data.scheme, found)
+    scheme = schemes.get(config.data.scheme, found, validation.dataset)
     clips, labels, left_out = scheme.select(found)
     _check_classes(scheme, labels, config.data.root)
     if left_out and not quiet:

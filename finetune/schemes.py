@@ -123,20 +123,21 @@ _SAMM_SMIC = (
     _scheme("SAMM-3", "samm", _THREE, negative=_SAMM_NEGATIVE, positive=("happiness",)),
     _scheme("SMIC-3", "smic smic_e", _THREE),
 )
+_MAPPED = {name: name for name in _THREE}  # labels of tables that state the class, such as ready-made flow maps
 _SEVERAL = (
     Scheme(  # reference §8; sadness and fear are negative in SAMM and no class in CASME II
         "MEGC2019",
         _THREE,
-        {name: name for name in _THREE},
-        ("casme2", "samm", "smic", "megc2019"),
+        _MAPPED,
+        ("casme2", "samm", "smic", "megc2019", "flow-maps"),
         special={
             "casme2": {
                 "disgust": "negative",
                 "repression": "negative",
                 "happiness": "positive",
-                "surprise": "surprise",
+                **_MAPPED,
             },
-            "samm": _members(_THREE, {"negative": _SAMM_NEGATIVE, "positive": ("happiness",)}),
+            "samm": _members(_THREE, {"negative": _SAMM_NEGATIVE, "positive": ("happiness",)}) | _MAPPED,
         },
         excluded=frozenset(
             f"casme2/{clip}"
@@ -176,14 +177,33 @@ _MORE = (
     ),
 )
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (*_C2, *_SAMM_SMIC, *_SEVERAL, *_MORE)}
-PRESENT = "present"
+PRESENT, AUTO = "present", "auto"
+USUAL = {
+    "casme2": "C2-5",
+    "samm": "SAMM-5",
+    "smic": "SMIC-3",
+    "smic_e": "SMIC-3",
+    "casme_sq": "CASME-SQ-4",
+    "casme3": "C3-7",
+    "casme3c": "C3-4",
+    "mmew": "MMEW-7",
+    "4dme": "4DME-5",
+    "casme": "CASME-8",
+    "megc2019": "MEGC2019",
+    "flow-maps": "MEGC2019",
+}
+"""The scheme that 'auto' stands for, by dataset."""
 
 
-def get(name: str, clips: Sequence[Clip] = ()) -> Scheme:
-    """The scheme of that name; 'present' makes one class of each label that `clips` show, in alphabetical order.
+def get(name: str, clips: Sequence[Clip] = (), dataset: str = "") -> Scheme:
+    """The scheme of that name; 'auto': the usual one of the dataset.
+
+    'present' makes one class of each label that `clips` show, in alphabetical order.
 
     Raises UsageError for an unknown name, with the nearest known ones.
     """
+    if name.lower() == AUTO and dataset in USUAL:
+        name = USUAL[dataset]
     if name.lower() == PRESENT:
         labels = tuple(sorted({clip.emotion for clip in clips if clip.emotion}))
         return Scheme(PRESENT, labels, {label: label for label in labels})

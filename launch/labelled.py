@@ -16,7 +16,7 @@ from shards.errors import FlickerError
 log = logging.getLogger(__name__)
 
 
-def read_labelled(root: str, image_size: int, dataset: str = "casme2", scheme: str = "C2-5") -> LabelledSet:
+def read_labelled(root: str, image_size: int, dataset: str = "auto", scheme: str = "auto") -> LabelledSet:
     """Onset and apex of every clip of the scheme's classes; what cannot be read is listed in `left_out`, and said.
 
     Args:
@@ -28,7 +28,7 @@ def read_labelled(root: str, image_size: int, dataset: str = "casme2", scheme: s
     """
     config = DataConfig(root=root, dataset=dataset, scheme=scheme)
     found, validation = datasets.inspect(config)
-    chosen = schemes.get(scheme, found)
+    chosen = schemes.get(scheme, found, validation.dataset)
     clips, labels, _ = chosen.select(found)
     frames, kept, left_out = [], [], list(validation.missing)
     for row, clip in enumerate(clips):

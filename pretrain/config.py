@@ -97,9 +97,9 @@ class ProbeConfig:
     """Steps between k-NN and linear probes (also at the first and last step); 0 makes none."""
     data: str = ""
     """Root folder of the labelled clips."""
-    dataset: str = "casme2"
+    dataset: str = "auto"
     """Their layout, as data.dataset of launch/finetune.py."""
-    scheme: str = "C2-5"
+    scheme: str = "auto"
     """Their classes, as data.scheme of launch/finetune.py."""
 
 

@@ -18,6 +18,7 @@ from finetune.datasets import (
     casme3c,
     casme_sq,
     composite,
+    flow_maps,
     fourdme,
     mmew,
     samm,
@@ -50,6 +51,7 @@ LOADERS: dict[str, Inspect] = {
     "4dme": fourdme.inspect,
     "casme": casme.inspect,
     "megc2019": composite.inspect,
+    flow_maps.NAME: flow_maps.inspect,
 }
 
 

@@ -20,7 +20,6 @@ from finetune.datasets.choosing import check_option, holders, path_from, within
 from finetune.datasets.finding import IMAGE_SUFFIXES, NotHere, check_root, folders, subjects, workbooks
 from finetune.validation import Validation, is_simulated
 from shards.errors import FlickerError
-from shards.trees import LAYOUTS
 
 FPS = 30.0
 SHEET = "Sheet1"
@@ -107,9 +106,9 @@ def _folder(people: dict[int, Path], number: int, count: int) -> Path | None:
     """The folder that holds the frames of a subject's clip, or None."""
     if number not in people:
         return None
-    inside = [path for path in folders(people[number]) if not LAYOUTS["casme3"].passes_over(path.name)]
+    inside = folders(people[number])
     own = [path for path in inside if path.name.isdecimal() and int(path.name) == count]
-    if not own and len(inside) == 1:  # the only video, or `color`
+    if not own and len(inside) == 1:  # the only video
         own = inside
     folder = own[0] if own else people[number]
     colour = [path for path in folders(folder) if path.name.lower() == "color"]

@@ -9,11 +9,27 @@ in [-1, 1], times α = 0.2; λ = 10, 1, 0.2; the classification loss's gradient 
   points as optical flow from onset to apex. A bilinear *sampler* reads, and so reads at p - D(p): exact where D is
   constant. grid_sample's reading of the other sign is the option `samples`;
 - stages: two 3×3 convolutions each, the first with stride 2, mirrored by bilinear enlargement and two convolutions
-  down to 16 channels; no connections past the bottleneck, since the text has none (an option);
+  down to 16 channels, connected at each size (U-Net); the text neither has nor excludes the connections;
+- the first layer sees onset and 40·(apex - onset), a linear change of the pair, of unit deviation: in the plain pair
+  a micro-expression is a few hundredths of what two faces differ by;
 - "normalised": by the largest component of the clip, which alone makes small motions larger and large ones smaller
-  without moving what is still; the options are instance normalisation with tanh, and tanh alone;
+  without moving what is still; the options are instance normalisation with tanh, and tanh alone. Eq. 1-4 judge what
+  is given out, as printed; the displacement before it is an option;
 - |·| of a vector is the sum of its components' magnitudes, |·| of an image its mean over pixels and channels (eq. 1
   writes none, eq. 2 and 3 are means), so that the weights mean the same at every size.
+
+Measured on simulated clips (72 px, three subjects to train, five clips of a fourth; one seed each; error of eq. 1,
+0.0130 without displacement; correlation of |D| with dense inverse search flow over 6 px cells):
+
+    plain pair, no connections          200 steps   0.0133   0.03
+    plain pair, connections, raw        250 steps   0.0129   0.23
+    difference, no connections, raw     250 steps   0.0132   0.07
+    difference, connections, raw        400 steps   0.0094   0.10
+    difference, connections (default)   400 steps   0.0099   0.50
+    instance normalisation, plain pair  200 steps   0.0162   0.13
+
+("raw": eq. 1-4 judge α·tanh before it is normalised.) With the flow itself as D, L_DGM falls from 0.128 to 0.072
+(144 px) and with its sign turned it rises to 0.209: unit, direction and weights agree with one another.
 """
 
 from __future__ import annotations

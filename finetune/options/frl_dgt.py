@@ -67,8 +67,8 @@ class FrlDgtOptions:
     """Largest displacement α, in halves of the face crop's side (0.2: 27 px of 270)."""
     normalise: Literal["max", "instance", "none"] = "max"
     """Displacement before output: over its largest component per clip; zero mean, unit deviation and tanh; tanh."""
-    reconstruct: Literal["raw", "normalised"] = "raw"
-    """What eq. 1-4 judge: α·tanh of the displacement before it is normalised, or the one that is given out."""
+    reconstruct: Literal["normalised", "raw"] = "normalised"
+    """What eq. 1-4 judge: the displacement that is given out, or α·tanh before it is normalised."""
     direction: Literal["moves", "samples"] = "moves"
     """G_s: D moves onset pixels by D, G(p) = F(p - D(p)); or G(p) = F(p + D(p))."""
     rec_weight: float = 10.0
@@ -136,7 +136,7 @@ def _rules(o: FrlDgtOptions) -> dict[str, bool]:
         "fusion": o.fusion in ("before", "after"),
         "batch_norm": o.batch_norm in ("token", "head"),
         "normalise": o.normalise in ("max", "instance", "none"),
-        "reconstruct": o.reconstruct in ("raw", "normalised"),
+        "reconstruct": o.reconstruct in ("normalised", "raw"),
         "dgm_input": o.dgm_input in ("difference", "pair"),
         "direction": o.direction in ("moves", "samples"),
         "colour": o.colour in ("grey", "rgb"),

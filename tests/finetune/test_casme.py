@@ -75,6 +75,7 @@ def test_a_picture_named_like_the_clip_is_no_frame(tmp_path: Path) -> None:
     book(tmp_path, rows)
     tree(tmp_path, rows)
     frames(tmp_path / "Cropped/sub01/EP01_5", [0], "EP01_5.jpg")
+    frames(tmp_path / "Cropped/sub01/EP01_5", [0], "reg_EP01_5.jpg")
     (tmp_path / "Cropped/sub01/EP01_5/reg_EP01_5-5.jpg").unlink()
     clip = load(tmp_path)[0][0]
     assert 5 not in clip.frames and clip.flags == ("gaps",)

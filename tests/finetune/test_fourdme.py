@@ -65,6 +65,13 @@ def test_every_layout(tmp_path: Path, layout: str, variant: str) -> None:
         load(tmp_path, variant="crop" if variant == "gray" else "gray")
 
 
+def test_faces_are_taken_before_recordings(tmp_path: Path) -> None:
+    book(tmp_path)
+    tree(tree(tmp_path), layout="gray_micro_crop/{}/{}")
+    assert load(tmp_path)[1].images.endswith("gray_micro_crop")
+    assert load(tmp_path, variant="gray")[1].images.endswith("gray_micro")
+
+
 def test_folder_names_may_differ_in_case(tmp_path: Path) -> None:
     book(tmp_path, ROWS[:1])
     frames(tmp_path / "gray_micro/s01/s01_1ST_001_01_1", range(100, 121))

@@ -175,7 +175,7 @@ def test_the_first_layer_sees_the_pair_or_the_amplified_difference() -> None:
     assert torch.allclose(seen["difference"], torch.cat([4 * onset - 2, 40 * (apex - onset)], dim=1), atol=1e-5)
 
 
-@pytest.mark.parametrize("shift", [(3, 0), (-3, 0), (0, 3), (2, -3)])
+@pytest.mark.parametrize("shift", [(3, 0), (-2, -3)])
 def test_the_dgm_learns_a_known_translation(shift: tuple[int, int]) -> None:
     """α allows 0.2 · 15.5 = 3.1 px of 32; the onset's content moves by `shift` (x right, y down)."""
     torch.manual_seed(0)
@@ -183,7 +183,7 @@ def test_the_dgm_learns_a_known_translation(shift: tuple[int, int]) -> None:
     dgm = Displacements(1, options)
     adam = torch.optim.Adam(dgm.parameters(), options.dgm_lr)
     dx, dy = shift
-    for step in range(60):
+    for step in range(40):
         large = textures(8, 40, seed=step)
         onset, apex = large[..., 4:36, 4:36], large[..., 4 - dy : 36 - dy, 4 - dx : 36 - dx]
         loss = displacement_losses(onset, apex, dgm(onset, apex)[1], options)["displacement"]

@@ -139,6 +139,12 @@ def test_ends_that_are_not_stated_come_from_the_folder(
     assert (clip.onset, clip.apex, clip.offset) == interval and clip.flags == flags
 
 
+def test_an_onset_that_is_not_stated_is_the_first_frame_there_is(tmp_path: Path) -> None:
+    book(tmp_path, [(1, "S01-01-001", None, 20, 45, "6+12", "happiness", None)])
+    frames(tmp_path / "Micro_Expression/happiness/S01-01-001", range(3, 81))
+    assert load(tmp_path)[0][0].flags == ("onset-first",) and load(tmp_path)[0][0].onset == 3
+
+
 def test_a_clip_without_a_folder_is_missing_whatever_its_row_states(tmp_path: Path) -> None:
     book(tmp_path, [ROWS[0], (3, "S03-02-002", 1, None, None, "", "surprise", None)])
     report = load(tree(tmp_path, ROWS[:1]), max_missing=0.5)[1]
