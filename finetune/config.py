@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from finetune.options.fdp import FdpOptions
 from finetune.options.frl_dgt import FrlDgtOptions
 from finetune.options.htnet import HTNetOptions
 from finetune.options.micron import MicronOptions
@@ -31,6 +32,9 @@ class DataConfig:
     scheme: str = "auto"
     """Classes, e.g. C2-5, SAMM-3 or MEGC2019 (docs/datasets.md lists them); auto: the usual one of the dataset;
     present: each label that occurs."""
+    apex: Literal["coded", "flow", "dc"] = "coded"
+    """Where a dataset codes no apex: coded takes the middle of onset and offset; flow spots it by the largest motion
+    since the onset, dc by D&C-RoIs (HTNet, eq. 1)."""
     max_missing: float = 0.0
     """Share (0..1) of rows whose frames may be missing; the report lists them."""
     cache: str = "runs/prepared"
@@ -76,6 +80,8 @@ class HeadConfig:
     """Options of the head htnet."""
     frl_dgt: FrlDgtOptions = field(default_factory=FrlDgtOptions)
     """Options of the head frl_dgt."""
+    fdp: FdpOptions = field(default_factory=FdpOptions)
+    """Options of the head fdp."""
 
 
 @dataclass

@@ -31,9 +31,13 @@ class Material:
     """How the inputs came about (finetune.inputs.Report), for results.json."""
     text: str = ""
     """The same for people."""
+    known_digest: str = ""
+    """Digest of the arrays where it is known without reading them all."""
 
     def digest(self) -> str:
-        """SHA-256 of the arrays' names, shapes and bytes."""
+        """SHA-256 of the arrays' names, shapes and bytes (of prepared inputs: of the entries they were read from)."""
+        if self.known_digest:
+            return self.known_digest
         total = hashlib.sha256()
         for name, value in sorted(self.arrays.items()):
             total.update(f"{name}{value.shape}{value.dtype}".encode())
@@ -58,7 +62,7 @@ def from_images(
             continue
         arrays[name] = _stacked(found.arrays[name])
         arrays |= {key: _stacked(found.arrays[key]) for key in found.arrays if key.startswith(f"{name}.")}
-    return Material(found.clips, arrays, found.report.as_dict(), found.report.text())
+    return Material(found.clips, arrays, found.report.as_dict(), found.report.text(), found.digest)
 
 
 def _stacked(values: np.ndarray | list[np.ndarray]) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from finetune import apexes, datasets, features, heads, material, schemes
 from finetune import backbone as backbones
-from finetune import datasets, features, heads, material, schemes
 from finetune.backbone import Backbone
 from finetune.clips import Clip
 from finetune.config import FinetuneConfig, validate
@@ -128,6 +128,9 @@ def _material(config: FinetuneConfig, recipes: dict[str, Any], quiet: bool) -> t
     if validation.dataset == flow_maps.NAME:
         maps = flow_maps.load(config.data.root)
         return material.from_flow_maps(clips, maps, recipes, config.data.root), scheme, validation
+    if config.data.apex != "coded":
+        cache, workers = Path(config.data.cache), config.data.workers
+        clips = apexes.spot(clips, config.data.apex, validation, cache, workers=workers, quiet=quiet)
     return material.from_images(clips, recipes, config.data, quiet), scheme, validation
 
 

@@ -62,7 +62,7 @@ def context(results: Results, prepared: Prepared, compare: Sequence[str]) -> dic
         "examples": examples(prepared, results.folds),
         "runs": comparison(results, compare),
         "pretraining": pretraining_of(results, prepared),
-        "validation": prepared.validation.text(),
+        "validation": "\n\n".join(filter(None, [prepared.validation.text(), prepared.material.text])),
         "absent": absent_classes(results.folds),
         "config": yaml.safe_dump(results.config, sort_keys=False),
     }

@@ -16,6 +16,7 @@ PRIVATE = "not-to-be-published"
 FLAGS: Mapping[str, str] = {
     "apex-midpoint": "apex missing or outside onset..offset: the midpoint is used",
     "apex-uncoded": "the dataset codes no apex: the middle of onset and offset is used",
+    "apex-spotted": "no apex coded: spotted in the frames (data.apex)",
     "apex-at-onset": "apex = onset: the onset-apex pair shows no motion",
     "apex-at-offset": "apex = offset",
     "onset-nearest": "onset frame has no file: the nearest frame that exists is used",
@@ -49,6 +50,7 @@ FLAGS: Mapping[str, str] = {
     "subject-of-clip": "subject differs from the one that the clip's name gives: the name counts",
     "emotion-columns": "emotion text and emotion columns differ: the columns count",
     "au-doubtful": "action units that another reader of this table exchanges between two rows: kept as stated",
+    "landmarks-mean": "no landmarks in this row: the mean of the other rows' areas is used",
     PRIVATE: "the subject did not agree to publication: never shown in reports",
     "frames-twice": "files of one folder have the same frame number: the first by name is used",
     "gaps": "frames between onset and offset are missing",

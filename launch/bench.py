@@ -1,6 +1,6 @@
 """How fast it is here, against other ways to do the same in the same run.
 
-python launch/bench.py reader|writer|step [--json OUT] [--quick]
+python launch/bench.py reader|writer|step|inputs|spotting [--json OUT] [--quick]
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ COMMANDS = {
     "reader": "pairs per second of the reader, against webdataset, MosaicML Streaming, loose files, decord",
     "writer": "frames per second of the writer, against decoding and encoding alone",
     "step": "pairs per second, MFU and memory of a training step, against a direct reading of the paper",
+    "inputs": "clips per second of preparing what the five heads read, against plain dlib and OpenCV calls",
+    "spotting": "error of apex spotting on simulated clips, in frames and milliseconds",
 }
 """Each is `main` of the module of its name in launch.benchmarks."""
 

@@ -141,11 +141,11 @@ def _entry(row: cells.Row, report: Validation) -> Entry:
 
 
 def _as_in_folder(entry: Entry, tree: Tree, report: Validation) -> None:
-    """Onset and offset of the folder, if it holds no frame between those of the row; the apex is then unknown."""
+    """Onset and offset of the folder, if it holds no frame between those of the row."""
     frames = files(tree[entry.key]) if entry.key in tree else {}  # type: ignore[index]
     if not frames or any(entry.onset <= number <= entry.offset for number in frames):
         return
     first, last = min(frames), max(frames)
     detail = f"{entry.onset}..{entry.offset} -> {first}..{last}"
     entry.flags.append(report.note(entry.name, "interval-of-folder", detail))
-    entry.onset, entry.offset, entry.apex = first, last, None
+    entry.onset, entry.offset = first, last

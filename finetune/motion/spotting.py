@@ -20,6 +20,7 @@ from shards.errors import FlickerError
 BROWS_EYES_MOUTH = ((*range(17, 22), *range(36, 42)), (*range(22, 27), *range(42, 48)), tuple(range(48, 68)))
 """landmarks of the three RoIs: eye and brow on the image's left, on its right, mouth (Liong et al. 2015)"""
 EYES = (slice(36, 42), slice(42, 48))
+VERSION = 1  # raised when the same frames give another apex
 FLOW = flow.FlowConfig("dis", dis=Dis(finest_scale=1))
 """smaller errors of the apex on simulated clips than SLSTT's Farnebäck, and faster"""
 AROUND, LEAST = 0.1, 32
