@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ class FlowMap(Recipe):
 
     grid: int = 28
     """Side of the map, cells."""
-    flow: FlowConfig = field(default_factory=FlowConfig)
+    flow: FlowConfig = flows.PRESETS["fine"]
     """Method and parameters of the flow."""
     strain: str = "symmetric"
     """Formula (finetune.motion.strain)."""
@@ -70,7 +70,7 @@ class LongFlow(Recipe):
 
     frames: int = 11
     """Odd."""
-    flow: FlowConfig = field(default_factory=FlowConfig)
+    flow: FlowConfig = flows.PRESETS["fine"]
     """Method and parameters of the flow."""
     interpolation: str = "flow"
     """Estimator of frames between frames (finetune.motion.interpolation)."""
