@@ -98,10 +98,16 @@ def make_optimiser(model: Head, settings: TrainConfig) -> torch.optim.Optimizer:
 
 
 def make_schedule(optimiser: torch.optim.Optimizer, settings: TrainConfig, steps: int) -> Schedule:
-    """Cosine to zero over all steps, or a constant rate."""
-    if settings.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+    """Cosine to zero over all steps, or a constant rate; a group's own 'schedule' goes before the settings'."""
+
+    def cosine(step: int) -> float:
+        return (1 + math.cos(math.pi * step / steps)) / 2
+
+    def constant(step: int) -> float:
+        return 1.0
+
+    names = [group.get("schedule", settings.schedule) for group in optimiser.param_groups]
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, [cosine if name == "cosine" else constant for name in names])
 
 
 def class_weights(labels: Tensor, classes: int) -> Tensor:

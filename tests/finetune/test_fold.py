@@ -94,3 +94,16 @@ def test_prediction_batches_do_not_matter() -> None:
     inputs = {"features": torch.randn(10, 8)}
     whole = training.predict(model, inputs)
     assert np.allclose(training.predict(model, inputs, 3), whole, atol=1e-6)
+
+
+def test_a_groups_own_schedule_goes_before_the_settings() -> None:
+    one, two = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    groups = [{"params": [one], "lr": 1.0}, {"params": [two], "lr": 1.0, "schedule": "constant"}]
+    optimiser = torch.optim.SGD(groups)
+    schedule = training.make_schedule(optimiser, TrainConfig(), steps=4)
+    rates = []
+    for _ in range(5):
+        rates.append([group["lr"] for group in optimiser.param_groups])
+        optimiser.step()
+        schedule.step()
+    assert np.allclose(rates, [[(1 + np.cos(np.pi * k / 4)) / 2, 1.0] for k in range(5)])

@@ -65,7 +65,7 @@ def test_arrays_equal_the_recipe_done_by_hand(clips: list[Clip], tmp_path: Path)
     assert arrays["all.index"][1].tolist() == list(range(46, 61)) and arrays["all.apex"].tolist() == [7, 7, 2]
     assert isinstance(arrays["some"], list) and arrays["some"][2].shape == (5, SIZE, SIZE, 3)
     assert np.array_equal(arrays["some"][1], [fitted[number] for number in arrays["some.index"][1]])
-    flow = flows.compute(fitted[clip.onset], fitted[clip.apex])
+    flow = flows.compute(fitted[clip.onset], fitted[clip.apex], flows.preset("fine"))
     cells = flow.reshape(10, 4, 10, 4, 2).mean(axis=(1, 3))
     assert arrays["map"].shape == (3, 10, 10, 3) and arrays["map"].dtype == np.float32
     assert np.allclose(arrays["map"][1][..., :2], cells, atol=1e-5)
@@ -77,7 +77,7 @@ def test_long_flow_grows_to_the_apex_and_is_kept_to_1_1024_px(clips: list[Clip],
     long = prepare(clips, {"long": recipe}, tmp_path, quiet=True).arrays["long"]
     assert long.shape == (3, 5, SIZE, SIZE, 2) and long.dtype == np.float32
     frames = [pictures.fit(pictures.read_image(clips[0].frames[n]), SIZE, "crop") for n in (46, 51, 52, 53, 54, 55)]
-    assert np.abs(long[0] - flows.long_term(np.stack(frames))[1:]).max() <= 1 / 1024
+    assert np.abs(long[0] - flows.long_term(np.stack(frames), flows.preset("fine"))[1:]).max() <= 1 / 1024
     inner = long[0, :, 8:-8, 8:-8, 0].mean(axis=(1, 2)) * 50 / SIZE  # in source px; the short side is 50
     assert np.allclose(inner, [1.0, 1.2, 1.4, 1.2, 1.0], atol=0.15)
     assert np.abs(long[0, :, 8:-8, 8:-8, 1]).mean() < 0.05

@@ -30,6 +30,7 @@ FOUR = (*FOUR, "Others", "Emotion", "eye blink", "Total", "AUs", "AU1", "AU2")
 CASME = ("Subject", "Filename", None, "OnsetF", "ApexF1", "ApexF2", "OffsetF", None, "AU", "Emotion")
 
 LABEL_BOOK = "cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx"
+CASME3_ONE = ("spNO.1", "a", "355", "359", "362", "5", "II", "others")
 CASME3_BAD: Rows = (  # as the table states them; the frames lie where the corrections say
     ("spNO.149", "d", "112", "83", "358", "T28+14", "VII", "fear"),
     ("spNO.216", "d", "3647", "2651", "2660", "4", "III", "disgust"),
@@ -107,6 +108,12 @@ def casme3_rows(labels: Mapping[str, int], subjects: int) -> list[Sequence[objec
         cells = (f"spNO.{next(turn)}", next(videos), str(onset), str(onset + 4), str(onset + 9), "4+R10", "VII", said)
         rows.append(cells)
     return rows
+
+
+def casme3_book(root: Path, rows: Rows, name: str = LABEL_BOOK) -> Path:
+    """The label workbook of part A, with the sheets that are to be ignored."""
+    sheets = {"label": [CASME3, *rows], "Sheet1": [("a", "b"), (1, 2)], "Sheet3": []}
+    return (xls if name.endswith(".xls") else xlsx)(root / name, sheets)
 
 
 def casme3_interval(row: Sequence[object]) -> tuple[int, int, int]:
