@@ -82,6 +82,7 @@ def test_the_kubernetes_job_has_what_the_operator_and_torchrun_need() -> None:
         assert pod["terminationGracePeriodSeconds"] > int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])
         assert container["command"] == ["torchrun"]
         script = container["args"].index("launch/pretrain.py")
+        assert container["args"][script - 1] == "--", "torchrun would take --run for an option of its own"
         config = parse(PretrainConfig, container["args"][script + 1 :], command="x", description="x")
         assert config.data.global_batch % (pods * int(spec["nprocPerNode"]) * config.engine.accumulation) == 0
 
@@ -192,7 +193,7 @@ def test_torchrun_told_to_end_saves_a_checkpoint_and_does_not_count_as_finished(
 ) -> None:
     """Kubernetes signals the container's first process alone."""
     run = tmp_path / "run"
-    launcher = ["torchrun", "--nproc-per-node=2", f"--master-port={free_port()}", "launch/pretrain.py"]
+    launcher = ["torchrun", "--nproc-per-node=2", f"--master-port={free_port()}", "--", "launch/pretrain.py"]
     words = arguments(small_shards, run, "--checkpoint.every", "100000", "--steps", "100000")
     with (tmp_path / "output.txt").open("w") as output:
         job = subprocess.Popen([*launcher, *words], cwd=repository, env=environment, stdout=output, stderr=output)

@@ -56,10 +56,10 @@ class Runs:
             assert all((weights[key] - others[key]).abs().max() < WEIGHTS for key in weights)
 
 
-@pytest.fixture(scope="module")
-def runs(repository: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Runs:
+@pytest.fixture
+def runs(repository: Path, tmp_path: Path, environment: dict[str, str]) -> Runs:
     """A folder of results, with the reference: one process, float32, no ZeRO."""
-    return Runs(repository, tmp_path_factory.mktemp("zero"), environment)
+    return Runs(repository, tmp_path, environment)
 
 
 def saved(runs: Runs, stage: int, precision: str = "fp32") -> Path:
