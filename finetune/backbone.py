@@ -13,6 +13,7 @@ from torch import nn
 import pretrain
 from finetune.config import BackboneConfig, Mode
 from pretrain import MicronBert
+from pretrain.flops import encoder_flops
 
 
 @dataclass
@@ -31,11 +32,16 @@ class Backbone:
 
     def digest(self) -> str:
         """SHA-256 of the weights by name: two runs with one digest use the same encoder."""
-        total = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            total.update(name.encode())
-            total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return total.hexdigest()
+        return weights_digest(self.model)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 of a module's weights by name."""
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def load(checkpoint: str, config: BackboneConfig, device: torch.device) -> Backbone:
@@ -60,6 +66,14 @@ def _random(config: BackboneConfig, device: torch.device, template: MicronBert |
         model = pretrain.create(config.preset) if template is None else MicronBert(template.config)
     about = {"title": "random initialisation", "weights": "random initialisation", "seed": config.seed}
     return Backbone(model.to(device).eval(), False, about)
+
+
+def pair_cost(model: MicronBert) -> tuple[int, float]:
+    """(parameters, FLOP forward) of encoder and DMA on an onset-apex pair."""
+    tokens, width = int(model.encoder.grid) ** 2, int(model.encoder.embed_dim)
+    parts: list[nn.Module] = [model.encoder, *filter(None, [model.attention])]
+    dma = 0.0 if model.attention is None else 8.0 * tokens * width**2 + 2.0 * tokens**2 * width
+    return sum(p.numel() for part in parts for p in part.parameters()), 2 * encoder_flops(model.config) + dma
 
 
 def trainable_copy(model: MicronBert, mode: Mode, blocks: int) -> MicronBert:

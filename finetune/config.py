@@ -12,6 +12,7 @@ from finetune.options.fdp import FdpOptions
 from finetune.options.frl_dgt import FrlDgtOptions
 from finetune.options.htnet import HTNetOptions
 from finetune.options.micron import MicronOptions
+from finetune.options.slstt import SlsttOptions
 from shards.errors import UsageError
 
 Mode = Literal["frozen", "partial", "full"]
@@ -82,6 +83,8 @@ class HeadConfig:
     """Options of the head frl_dgt."""
     fdp: FdpOptions = field(default_factory=FdpOptions)
     """Options of the head fdp."""
+    slstt: SlsttOptions = field(default_factory=SlsttOptions)
+    """Options of the head slstt."""
 
 
 @dataclass
@@ -133,6 +136,9 @@ class FinetuneConfig:
     check: str = ""
     """Only look at the dataset in this folder: print what was found, missed and repaired, write it with a picture
     sheet to OUT/check, and stop."""
+    summary: bool = False
+    """Only print every head's parameters, FLOPs per clip and inputs, native and on an encoder of `backbone.preset`,
+    beside what its paper states, and stop."""
     out: str = "runs/finetune"
     """Run directory: folds/, results.json, predictions.csv, report.html. A second start continues it."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -134,7 +134,7 @@ def run_folds(jobs: Sequence[Job], prepared: Prepared, config: FinetuneConfig, o
             return prepared.head.readout()
         return prepared.head.trainable(config.backbone.mode, config.backbone.blocks, config.backbone.lr_scale)
 
-    small = prepared.backbone is not None and config.backbone.mode == "frozen"
+    small = prepared.head.fixed if prepared.backbone is None else config.backbone.mode == "frozen"
     threads = one_thread() if small else contextlib.nullcontext()
     with threads, Progress(len(jobs), "LOSO", "folds", done=sum(done), quiet=quiet) as progress:
         for (fold, seed), ready in zip(jobs, done, strict=True):
@@ -203,7 +203,10 @@ def summarise(
 
 
 def provenance(prepared: Prepared) -> dict[str, Any]:
-    """Where the encoder's weights come from; of a native head, that there is none."""
+    """Where the encoder's weights come from; of a native head, whether there are any."""
+    if prepared.backbone is None and prepared.identity["encoder"]:
+        own = "the head's own, as its options say"
+        return {"title": prepared.title, "weights": own, "sha256": prepared.identity["encoder"]}
     if prepared.backbone is None:
         return {"title": prepared.title, "weights": "none: trained from the start in every fold"}
     return prepared.backbone.provenance | {"sha256": prepared.identity["encoder"]}

@@ -85,8 +85,8 @@ def prepare(config: FinetuneConfig, backbone: Backbone | None = None, quiet: boo
     _check_classes(scheme, labels, config.data.root)
     head: Head = heads.create(config.head.name, len(scheme.classes), encoder, **vars(options)).to(device)
     copies = [found.arrays] + ([mirrored(found.arrays, recipes)] if config.train.mirror else [])
-    data, weights = found.digest(), "" if backbone is None else backbone.digest()
-    if backbone is not None and config.backbone.mode == "frozen":
+    data, weights = found.digest(), head.initial() if backbone is None else backbone.digest()
+    if head.fixed if backbone is None else config.backbone.mode == "frozen":
         key = features.feature_key(data, weights, options)
         inputs = features.extracted(copies, head, Path(config.out) / "features", key, quiet)
     else:

@@ -2,6 +2,7 @@
 
 python launch/finetune.py --config launch/recipes/finetune/casme2_micron.yaml --data.root CASME2 --encoder RUN
 python launch/finetune.py --check CASME2          # what its loader finds and repairs, with a picture sheet
+python launch/finetune.py --summary true           # sizes of all heads beside the papers'
 deepspeed --num_gpus 8 launch/finetune.py --config ... --data.root CASME2       # folds spread over the ranks
 """
 
@@ -34,6 +35,11 @@ def main(arguments: list[str]) -> None:
     from finetune.config import FinetuneConfig, validate
 
     config = parse(FinetuneConfig, arguments, command="finetune.py", description=DESCRIPTION)
+    if config.summary:
+        from finetune import summaries
+
+        print(summaries.text(config.head, config.backbone.preset))
+        return
     if config.check:
         check_data(config)
         return

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from finetune.backbone import trainable_copy
+from finetune.backbone import pair_cost, trainable_copy
 from finetune.config import Mode
 from finetune.folds import Portion
 from finetune.heads import htnet_areas as areas
@@ -23,7 +23,6 @@ from finetune.heads.blocks import encoder_groups, split_decay
 from finetune.heads.htnet_map import MapNet, chance
 from finetune.options.htnet import HTNetOptions
 from pretrain import MicronBert
-from pretrain.flops import encoder_flops
 from shards.errors import UsageError
 
 PUBLISHED: dict[str, Any] = {
@@ -130,10 +129,8 @@ class HTNetHead(Head):
         kinds = {"flow": "u, v, strain of onset and apex", "areas": "centres of eyes and mouth corners"}
         if self.encoder is not None:
             kinds = {"pair": "frames of onset and apex", "areas": kinds["areas"]}
-            tokens, width = self.net.grid**2, self.encoder.encoder.embed_dim
-            flops += 2 * encoder_flops(self.encoder.config) + 8.0 * tokens * width**2 + 2.0 * tokens**2 * width
-            parts: list[nn.Module] = [self.encoder.encoder, *filter(None, [self.encoder.attention])]
-            parameters += sum(p.numel() for part in parts for p in part.parameters())
+            more, cost = pair_cost(self.encoder)
+            parameters, flops = parameters + more, flops + cost
         return {"parameters": parameters, "flops": flops, "inputs": kinds, "published": PUBLISHED}
 
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetune.backbone import trainable_copy
+from finetune.backbone import pair_cost, trainable_copy
 from finetune.config import Mode
 from finetune.folds import Portion
 from finetune.heads.base import Head
@@ -29,6 +29,14 @@ from finetune.options.micron import MicronOptions
 from pretrain import MicronBert
 from shards.errors import UsageError
 
+PUBLISHED: dict[str, Any] = {
+    "uf1": 0.8553,
+    "note": (
+        "section 4 gives patch 8, width 512 and 4 + 4 blocks; parameters and FLOP are not stated, nor how P_dma "
+        "becomes logits and how the epoch was chosen; UF1 is of CASME II, five classes (Table 2)"
+    ),
+}
+"""Micron-BERT, Table 2."""
 FEATURES = ("dma", "difference", "change", "matching")
 
 
@@ -139,6 +147,13 @@ class MicronHead(Head):
                 key = (lr * scale, weight_decay if parameter.ndim >= 2 else 0.0)
                 found.setdefault(key, []).append(parameter)
         return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in found.items()]
+
+    def summary(self) -> dict[str, Any]:
+        """Parameters, FLOP per clip forward by formula, kinds of input, and what the paper states."""
+        parameters, flops = pair_cost(self.encoder)
+        readout = sum(p.numel() for p in self.classify.parameters())
+        inputs = {"pair": "frames of onset and apex"}
+        return {"parameters": parameters + readout, "flops": flops, "inputs": inputs, "published": PUBLISHED}
 
     @torch.no_grad()
     def changes(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -90,6 +90,14 @@ def test_help_shows_defaults(repository: Path) -> None:
         assert words in " ".join(done.stdout.split())
 
 
+def test_summary_lists_every_head_beside_what_its_paper_states(call: Call) -> None:
+    done = call("--summary", "true", "--backbone.preset", "tiny", "--head.htnet.depths", "[1,1,1]")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split()[:2] for line in done.stdout.splitlines() if line[:1].strip()]
+    assert {tuple(row) for row in rows} >= {(name, "plugged") for name in HEADS} | {("htnet", "native")}
+    assert "438,510,000" in done.stdout and "GFLOP/clip" in done.stdout
+
+
 def test_check_prints_what_was_found_and_counts(call: Call, labelled: Path, tmp_path: Path) -> None:
     done = call("--check", str(labelled), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
