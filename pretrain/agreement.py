@@ -7,46 +7,18 @@ training loop logs its spread over the batch and warns on collapse.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.architecture import AgreementConfig
 from pretrain.teacher import MovingAverage
 
 if TYPE_CHECKING:
     from pretrain.batch import Batch
-    from pretrain.model import MicronBert
-
-
-@dataclass(frozen=True)
-class AgreementConfig:
-    """The contextual agreement loss and its crops."""
-
-    kind: Literal["none", "mse", "dino"] = "mse"
-    """none (MB1, MB2), mse (the paper, eq. 15), dino (the released code)."""
-    stop_gradient: bool = False
-    """mse: treat the whole frame's contextual feature as a constant target (guards against collapse)."""
-    crop_scale: tuple[float, float] = (0.4, 1.0)
-    """Area of a random (global) crop, share of the frame."""
-    local_crops: int = 8
-    """dino: small crops per frame."""
-    local_scale: tuple[float, float] = (0.05, 0.4)
-    """dino: area of a local crop, share of the frame."""
-    local_size: float = 0.43
-    """dino: side of a local crop, share of the frame's side, rounded to whole patches (96 of 224 px)."""
-    out_dim: int = 128
-    """dino: prototypes."""
-    student_temperature: float = 0.1
-    """dino: softmax temperature of the student."""
-    teacher_temperature: float = 0.04
-    """dino: softmax temperature of the teacher."""
-    centre_momentum: float = 0.9
-    """dino: momentum of the teacher's centre."""
-    teacher_momentum: float = 0.996
-    """dino: first momentum of the teacher's weights; grows to 1 along a cosine."""
+    from pretrain.objective import Objective
 
 
 def mse_agreement(reference: Tensor, crop: Tensor, stop_gradient: bool) -> Tensor:
@@ -94,7 +66,7 @@ def dino_loss(student: list[Tensor], teacher: Tensor, temperature: float) -> Ten
 class DinoTeacher(MovingAverage):
     """The moving average of a MicronBert's encoder and head, and the centre of its logits."""
 
-    def __init__(self, student: MicronBert, device: torch.device):
+    def __init__(self, student: Objective, device: torch.device):
         self.config = student.config.agreement
         super().__init__(student, {"encoder": "encoder", "head": "dino"}, self.config.teacher_momentum, device)
         self.centre = torch.zeros(self.config.out_dim, device=device)

@@ -5,8 +5,35 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
-from pretrain.agreement import AgreementConfig
 from shards.errors import UsageError
+
+
+@dataclass(frozen=True)
+class AgreementConfig:
+    """The contextual agreement loss and its crops."""
+
+    kind: Literal["none", "mse", "dino"] = "mse"
+    """none (MB1, MB2), mse (the paper, eq. 15), dino (the released code)."""
+    stop_gradient: bool = False
+    """mse: treat the whole frame's contextual feature as a constant target (guards against collapse)."""
+    crop_scale: tuple[float, float] = (0.4, 1.0)
+    """Area of a random (global) crop, share of the frame."""
+    local_crops: int = 8
+    """dino: small crops per frame."""
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    """dino: area of a local crop, share of the frame."""
+    local_size: float = 0.43
+    """dino: side of a local crop, share of the frame's side, rounded to whole patches (96 of 224 px)."""
+    out_dim: int = 128
+    """dino: prototypes."""
+    student_temperature: float = 0.1
+    """dino: softmax temperature of the student."""
+    teacher_temperature: float = 0.04
+    """dino: softmax temperature of the teacher."""
+    centre_momentum: float = 0.9
+    """dino: momentum of the teacher's centre."""
+    teacher_momentum: float = 0.996
+    """dino: first momentum of the teacher's weights; grows to 1 along a cosine."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.agreement import AgreementConfig
-from pretrain.architecture import ModelConfig
+from pretrain.architecture import AgreementConfig, ModelConfig
 from pretrain.encoder import sincos_table
 from shards.errors import FlickerError
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from shards.errors import FlickerError, UsageError
+from shards.errors import FlickerError
 
 Box = tuple[float, float, float, float]
 """A face's rectangle: x and y of its left and upper edge, width, height, px. An image spans (-0.5, -0.5, W, H)."""
@@ -51,33 +51,6 @@ class Landmarker(Protocol):
 
 
 Factory = Callable[[], Landmarker]
-
-
-def _dlib() -> Landmarker:
-    """The dlib backend; its import is put off until it is asked for."""
-    from finetune.faces.dlib_points import DlibPoints
-
-    return DlibPoints()
-
-
-_FACTORIES: dict[str, Factory] = {"dlib": _dlib}
-
-
-def register(name: str, factory: Factory) -> None:
-    """Add a backend. `factory` is a function or class at the top of a module, so that worker processes find it."""
-    _FACTORIES[name] = factory
-
-
-def factory_of(name: str) -> Factory:
-    """What makes the backend `name`. Raises UsageError for an unknown name."""
-    if name not in _FACTORIES:
-        raise UsageError(f"no landmark backend '{name}'; there is: {', '.join(sorted(_FACTORIES))}")
-    return _FACTORIES[name]
-
-
-def landmarker(name: str = "dlib") -> Landmarker:
-    """The backend `name`. Raises UsageError for an unknown name, FlickerError where it is not installed."""
-    return factory_of(name)()
 
 
 def largest(faces: list[FacePoints]) -> FacePoints | None:

@@ -18,11 +18,12 @@ import cv2
 import numpy as np
 
 from finetune.clips import Clip
+from finetune.faces.backends import factory_of, landmarker, register
 from finetune.faces.cache import FORMAT as FILE_FORMAT
 from finetune.faces.cache import Entry, FaceCache
 from finetune.faces.chain import VERSION as CHAIN_VERSION
 from finetune.faces.chain import locate
-from finetune.faces.interface import SOURCES, Box, FacePoints, Factory, Landmarker, factory_of, landmarker, register
+from finetune.faces.interface import SOURCES, Box, FacePoints, Factory, Landmarker
 from finetune.frames import read_image
 from shards.errors import FlickerError
 from shards.files import sha256

@@ -15,7 +15,7 @@ from torch import nn
 
 from shards.errors import UsageError
 
-SYSTEMS = ("micronbert", "htnet")
+SYSTEMS = ("micronbert", "htnet", "fdp", "slstt")
 
 
 def load(system: str, source: Mapping[str, Any] | str | Path, **config: Any) -> nn.Module:

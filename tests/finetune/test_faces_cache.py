@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune.faces import backends as registry
 from finetune.faces import cache as faces_cache
-from finetune.faces import chain, interface, landmarks
+from finetune.faces import chain, landmarks
 from finetune.faces.cache import Entry, FaceCache
 from finetune.faces.landmarks import FacePoints, locate_clips
 from finetune.faces.template import TEMPLATE
@@ -24,7 +25,7 @@ KEY = "0" * 64
 @pytest.fixture(autouse=True)
 def backends(monkeypatch):
     """Backends that need no model."""
-    monkeypatch.setattr(interface, "_FACTORIES", {"squares": Squares, "newer": Newer, "dying": Dying})
+    monkeypatch.setattr(registry, "_FACTORIES", {"squares": Squares, "newer": Newer, "dying": Dying})
     landmarks._backend.cache_clear()
 
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune.faces import chain, interface, landmarks
+from finetune.faces import backends as registry
+from finetune.faces import chain, landmarks
 from finetune.faces.landmarks import FacePoints, landmarker, locate
 from finetune.faces.template import EXTENT_BOX, MIRROR, TEMPLATE
 from shards import FlickerError
@@ -17,7 +18,7 @@ from tests.finetune.face_backends import Squares, picture
 @pytest.fixture
 def backends(monkeypatch):
     """The registry, put back after the test."""
-    monkeypatch.setattr(interface, "_FACTORIES", dict(interface._FACTORIES))
+    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
 
 
 def test_a_second_backend_is_found_by_name(backends):

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from pretrain import create
-from pretrain.agreement import AgreementConfig
-from pretrain.architecture import MocoConfig
+from pretrain.architecture import AgreementConfig, MocoConfig
 from pretrain.augment import AugmentConfig
 from pretrain.objective import Objective, Views
 from pretrain.swap import SwapConfig

@@ -3,7 +3,8 @@
 import torch
 
 from pretrain import create
-from pretrain.agreement import AgreementConfig, DinoTeacher, dino_loss, mse_agreement
+from pretrain.agreement import DinoTeacher, dino_loss, mse_agreement
+from pretrain.architecture import AgreementConfig
 from pretrain.augment import AugmentConfig
 from pretrain.batch import assemble
 from pretrain.swap import SwapConfig

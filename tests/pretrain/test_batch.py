@@ -4,8 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.agreement import AgreementConfig
-from pretrain.architecture import ModelConfig, resolve
+from pretrain.architecture import AgreementConfig, ModelConfig, resolve
 from pretrain.augment import AugmentConfig
 from pretrain.batch import assemble, random_crop
 from pretrain.pictures import to_rgb

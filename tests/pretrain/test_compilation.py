@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.agreement import AgreementConfig
-from pretrain.architecture import ModelConfig
+from pretrain.architecture import AgreementConfig, ModelConfig
 from pretrain.blocks import checkpoint_blocks
 from pretrain.compilation import compile_objective, resolve_mode
 from pretrain.objective import Objective, Views, create_objective

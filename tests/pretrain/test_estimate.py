@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from pretrain.agreement import AgreementConfig
-from pretrain.architecture import ModelConfig
+from pretrain.architecture import AgreementConfig, ModelConfig
 from pretrain.config import DataConfig, PretrainConfig
 from pretrain.engine import BUCKET, EngineConfig
 from pretrain.estimate import (

@@ -11,8 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from launch.benchmarks import direct
 from pretrain import create
-from pretrain.agreement import AgreementConfig
-from pretrain.architecture import ModelConfig
+from pretrain.architecture import AgreementConfig, ModelConfig
 from pretrain.flops import pair_flops, peak_flops, skipped_flops
 from pretrain.objective import Views
 

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from pretrain import create
-from pretrain.agreement import AgreementConfig
-from pretrain.architecture import ModelConfig, config_from_dict, config_to_dict, resolve
+from pretrain.architecture import AgreementConfig, ModelConfig, config_from_dict, config_to_dict, resolve
 from pretrain.augment import AugmentConfig
 from pretrain.batch import assemble
 from pretrain.decoder import patchify, unpatchify

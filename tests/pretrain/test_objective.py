@@ -7,8 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain.agreement import AgreementConfig
-from pretrain.architecture import ModelConfig, config_from_dict, config_to_dict, resolve
+from pretrain.architecture import AgreementConfig, ModelConfig, config_from_dict, config_to_dict, resolve
 from pretrain.augment import AugmentConfig
 from pretrain.encoder import Encoder
 from pretrain.flops import pair_flops
