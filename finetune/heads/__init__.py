@@ -12,10 +12,12 @@ import dataclasses
 from types import ModuleType
 from typing import Any
 
-from finetune.heads import frl_dgt, htnet, micron
+from finetune.heads import fdp, frl_dgt, htnet, micron, slstt
+from finetune.options.fdp import FdpOptions
 from finetune.options.frl_dgt import FrlDgtOptions
 from finetune.options.htnet import HTNetOptions
 from finetune.options.micron import MicronOptions
+from finetune.options.slstt import SlsttOptions
 from pretrain import MicronBert
 from shards.errors import UsageError
 
@@ -23,6 +25,8 @@ HEADS: dict[str, tuple[ModuleType, type]] = {
     "micron": (micron, MicronOptions),
     "htnet": (htnet, HTNetOptions),
     "frl_dgt": (frl_dgt, FrlDgtOptions),
+    "fdp": (fdp, FdpOptions),
+    "slstt": (slstt, SlsttOptions),
 }
 
 

@@ -26,6 +26,15 @@ class Head(nn.Module):
         """Set statistics (means, scales) from a fold's training clips. Raises LeakError for any other portion."""
         portion.require_training(f"statistics of {type(self).__name__}")
 
+    @property
+    def fixed(self) -> bool:
+        """Whether a native head has a frozen encoder of its own, whose `extract` is the same in every fold."""
+        return False
+
+    def initial(self) -> str:
+        """Digest of weights that a native head does not start at random from; '' where there are none."""
+        return ""
+
     def extract(self, inputs: Inputs) -> dict[str, Tensor]:
         """What does not depend on the fold, where the encoder is frozen: of a native head, the inputs."""
         return dict(inputs)

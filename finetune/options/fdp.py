@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shards.errors import UsageError
+
 
 @dataclass
 class FdpOptions:
     """Options of the head `fdp`; values the paper states are the defaults."""
 
     release: bool = False
-    """As the authors' code: grey frames, local blocks only, codes joined out of order, SegNet as decoder, no rank loss,
-    fixed sampling without crop and flip, each split scaled by its own mean and maximum, evaluation mode from the
-    second epoch on (overrides the options about those; native only)."""
+    """As the authors' code: grey frames, local blocks only, codes joined out of order, SegNet as decoder, no rank
+    loss, fixed sampling without crop and flip, each split scaled by its own mean and maximum, evaluation mode from
+    the second epoch on (overrides the options about those; native only)."""
     frames: int = 8
     """Frames t that a clip is seen as, sampled evenly (at random offset in training)."""
     stored: int = 64
@@ -54,3 +56,45 @@ class FdpOptions:
     """On an encoder: its tokens are averaged over cells x cells areas, fewer if its grid has fewer."""
     layer_decay: float = 0.75
     """On an encoder that trains: each block's learning rate as a share of the next one's."""
+
+
+def check(o: FdpOptions, plug: tuple[int, int] | None) -> None:
+    """Raise UsageError naming the option that does not fit.
+
+    plug: (width, grid side) of the encoder that the head is plugged into.
+    """
+    native = plug is None and not o.release
+    steps = 2 ** (len(o.widths) + 1)
+    cells = min(o.cells, plug[1]) if plug is not None else 1
+    rules = {
+        "release": not o.release or plug is None,
+        "frames": o.frames >= 2,
+        "stored": o.stored == 0 or o.stored >= 3,
+        "stored_plugged": o.stored_plugged == 0 or o.stored_plugged >= 3,
+        "crop": 3 <= o.crop <= o.size or (plug is not None and o.crop >= 3),
+        "widths": bool(o.widths) and min(o.widths) >= 1 and not (native and o.crop % steps),
+        "head_dim": o.head_dim >= 1 and all(width % o.head_dim == 0 for width in o.widths),
+        "mlp_ratio": o.mlp_ratio > 0,
+        "local_layers": o.local_layers >= 0,
+        "global_layers": o.global_layers >= 0,
+        "decoder_widths": bool(o.decoder_widths) and o.crop % 2 ** (5 if o.release else len(o.decoder_widths)) == 0,
+        "hidden": o.hidden >= 1,
+        "dropout": 0 <= o.dropout < 1,
+        "mirror": 0 <= o.mirror <= 1,
+        "dynamic_weight": o.dynamic_weight >= 0,
+        "rank_weight": o.rank_weight >= 0,
+        "slope": o.slope > 0,
+        "cells": cells >= 1 and o.crop % cells == 0,
+        "layer_decay": 0 < o.layer_decay <= 1,
+    }
+    hints = {
+        "release": "the released behaviour is native: give no encoder",
+        "widths": f"each stage halves the crop: {len(o.widths)} of them need a multiple of {steps} px",
+        "head_dim": "it divides every width",
+        "crop": "at most head.fdp.size",
+        "decoder_widths": "each block halves the crop",
+        "cells": "it divides head.fdp.crop",
+    }
+    for key, fine in rules.items():
+        if not fine:
+            raise UsageError(f"head.fdp.{key}: {getattr(o, key)!r} does not fit; {hints.get(key, 'out of range')}")

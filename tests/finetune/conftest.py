@@ -41,3 +41,14 @@ def config(labelled: Path, tmp_path: Path) -> FinetuneConfig:
         train=TrainConfig(epochs=6, batch=8, lr=0.01),
         protocol=ProtocolConfig(seeds=[0, 1]),
     )
+
+
+@pytest.fixture
+def small_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FDP's released networks with few channels and blocks."""
+    from finetune.heads import fdp_release
+
+    narrow = {"DEPTHS": (1, 2, 1, 1), "WIDTHS": (4, 6, 8, 8), "STEM": (4, 4, 4, 4)}
+    narrow["SEGNET"] = ((4, 2), (4, 2), (6, 3), (6, 3), (8, 3))
+    for name, value in narrow.items():
+        monkeypatch.setattr(fdp_release, name, value)
