@@ -14,7 +14,7 @@ import pytest
 
 from finetune import frames as pictures
 from finetune.clips import Clip
-from finetune.faces import crops, interface, regions
+from finetune.faces import crops, regions
 from finetune.inputs import FlowMap, LongFlow, Pair, Recipe, Regions, Sequence, locating, prepare, views
 from shards.errors import FlickerError, UsageError
 from tests.finetune.inputs_helpers import Fixed, Unsure, make_clip, texture
@@ -31,7 +31,7 @@ def clips(tmp_path: Path) -> list[Clip]:
 @pytest.fixture
 def fixed() -> None:
     """The backend 'fixed'."""
-    interface.register("fixed", Fixed)
+    backends.register("fixed", Fixed)
 
 
 def wanted() -> dict[str, Recipe]:
@@ -225,7 +225,7 @@ def test_faces_found_by_a_fallback_are_reported_also_from_the_cache(
 def test_too_many_guessed_faces_are_refused_now_and_later(
     clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interface.register("unsure", Unsure)
+    backends.register("unsure", Unsure)
     for clip in clips[:2]:
         for path in clip.frames.values():
             cv2.imwrite(str(path), np.zeros((60, 50, 3), np.uint8))
