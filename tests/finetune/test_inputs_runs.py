@@ -14,7 +14,7 @@ import pytest
 
 from finetune import frames as pictures
 from finetune.clips import Clip
-from finetune.faces import crops, regions
+from finetune.faces import backends, crops, regions
 from finetune.inputs import FlowMap, LongFlow, Pair, Recipe, Regions, Sequence, locating, prepare, views
 from shards.errors import FlickerError, UsageError
 from tests.finetune.inputs_helpers import Fixed, Unsure, make_clip, texture
