@@ -27,6 +27,8 @@ def test_a_second_backend_is_found_by_name(backends):
 
 
 def test_an_unknown_backend_names_those_that_exist(backends):
+    registry._FACTORIES.clear()
+    landmarks.register("dlib", Squares)
     landmarks.register("squares", Squares)
     with pytest.raises(UsageError, match="no landmark backend 'mesh'; there is: dlib, squares"):
         landmarker("mesh")

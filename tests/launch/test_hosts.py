@@ -199,6 +199,7 @@ def _agree_to_rounding(run: Path, other: Path) -> None:
     assert max((a - b).abs().max().item() for a, b in pairs) < 2e-3
 
 
+@pytest.mark.slow
 def test_a_lost_host_does_not_change_what_the_other_ends_with_alone(job: Job, uninterrupted: Uninterrupted) -> None:
     _lose_a_host(job, job.start(), step=10, meanwhile=uninterrupted.start)
     assert 0 < job.steps() < STEPS, "it was interrupted"

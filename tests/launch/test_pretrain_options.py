@@ -39,7 +39,14 @@ VARIANTS = {
 WITHOUT_DMA = ("swapping alone", "mae", "mocov3", "beit")
 
 
-SELDOM = ("zero 2", "swapping alone", "two shard sets", "mae")  # other tests have most of them
+SELDOM = (
+    "zero 2",
+    "swapping alone",
+    "two shard sets",
+    "mae",
+    "mocov3",
+    "bf16, augmented, decoded once",
+)  # other tests have most of them
 PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SELDOM)) for name in VARIANTS]
 
 
@@ -118,6 +125,7 @@ def test_help_lists_defaults_and_units(command: Run) -> None:
     assert done.returncode == 0 and "--optim.lr" in done.stdout and "default: 0.001" in done.stdout
 
 
+@pytest.mark.slow
 def test_data_that_one_rank_cannot_read_stop_all_after_a_checkpoint(
     command: Run, small_shards: Path, tmp_path: Path
 ) -> None:
