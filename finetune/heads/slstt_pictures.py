@@ -61,7 +61,10 @@ class Pictures(nn.Module):
         self.standardise.scale.copy_(torch.where(constant, torch.zeros_like(deviation), 1 / deviation))
 
     def hsv(self, flow: Tensor) -> Tensor:
-        """finetune.motion.drawing.hsv of flow [... S S 2]: RGB uint8 [... S S 3]."""
+        """finetune.motion.drawing.hsv of flow [... S S 2]: RGB uint8 [... S S 3].
+
+        Equal to it, but for OpenCV's own rounding by 1, which depends on the picture's width.
+        """
         u, v = flow.float().unbind(-1)
         hue = (torch.rad2deg(torch.atan2(v, u)) % 360 / 2).clamp(max=HUES - 1)
         value = 255 * self._share(torch.hypot(u, v))

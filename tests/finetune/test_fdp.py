@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -85,10 +87,10 @@ class _Fixed:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=5), st.integers(1, 12), st.floats(0, 0.999))
 def test_positions_are_the_rule_of_sampling_for_each_clip(lengths: list[int], count: int, offset: float) -> None:
-    found = fdp_clips.positions(torch.tensor(lengths), count, torch.full((len(lengths),), offset).double())
+    offsets = torch.full((len(lengths),), offset, dtype=torch.float64)
+    found = fdp_clips.positions(torch.tensor(lengths), count, offsets)
     for length, row in zip(lengths, found.tolist(), strict=True):
-        value = float(torch.tensor(offset).float())
-        assert row == sampling.uniform(length, count, _Fixed(value)).tolist()  # type: ignore[arg-type]
+        assert row == sampling.uniform(length, count, _Fixed(offset)).tolist()  # type: ignore[arg-type]
 
 
 def test_without_a_generator_the_parts_centres_and_the_middle_of_the_frame() -> None:
@@ -445,3 +447,12 @@ def test_absent_and_small_frames_are_named() -> None:
         head({"pair": torch.zeros(1)})
     with pytest.raises(FlickerError, match="12 px"):
         head(_clips(side=12))
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("casme2_fdp", 20_252_814), ("casme2_fdp_small", 400_640)])
+def test_recipes_hold_options_that_the_head_has(repository: Path, name: str, parameters: int) -> None:
+    recipe = yaml.safe_load((repository / f"launch/recipes/finetune/{name}.yaml").read_text(encoding="utf-8"))
+    classes = {"C2-3": 3, "C2-5": 5}[recipe["data"]["scheme"]]
+    with torch.device("meta"):
+        head = FdpHead(classes, FdpOptions(**recipe["head"]["fdp"]))
+    assert recipe["head"]["name"] == "fdp" and head.summary()["parameters"] == parameters

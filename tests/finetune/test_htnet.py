@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from finetune import heads
 from finetune.backbone import Backbone
@@ -301,3 +303,14 @@ def test_an_encoder_without_dma_is_refused() -> None:
     model = create("tiny", dma="none", poi="none", image_size=32, dim=16, depth=1, heads=2)
     with pytest.raises(UsageError, match="without DMA"):
         heads.create("htnet", 3, model, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("megc2019_htnet", 114_431_235), ("megc2019_htnet_small", 2_197_187)]
+)
+def test_recipes_hold_options_that_the_head_has(repository: Path, name: str, parameters: int) -> None:
+    recipe = yaml.safe_load((repository / f"launch/recipes/finetune/{name}.yaml").read_text(encoding="utf-8"))
+    assert recipe["head"]["name"] == "htnet" and recipe["data"]["dataset"] == "flow-maps"
+    with torch.device("meta"):
+        head = HTNetHead(3, HTNetOptions(**recipe["head"]["htnet"]))
+    assert sum(p.numel() for p in head.parameters()) == parameters

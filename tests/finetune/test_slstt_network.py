@@ -139,21 +139,25 @@ def test_formulas_count_what_runs() -> None:
     assert temporal.flops(11) == 2 * (11 * (parameters - ends) + ends)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     strength=st.sampled_from([0.0, 0.01, 1.0, 30.0]),
     scale=st.sampled_from([None, 0.5, 8.0]),
     whole=st.booleans(),
+    side=st.sampled_from([9, 64]),
 )
-def test_the_picture_is_motion_drawing_hsv(seed: int, strength: float, scale: float | None, whole: bool) -> None:
-    flow = strength * np.random.default_rng(seed).standard_normal((2, 3, 9, 9, 2))
+def test_the_picture_is_motion_drawing_hsv(
+    seed: int, strength: float, scale: float | None, whole: bool, side: int
+) -> None:
+    flow = strength * np.random.default_rng(seed).standard_normal((1, 2, side, side, 2))
     flow = (np.round(flow) if whole else flow).astype(np.float32)
-    found = Pictures("hsv", scale or 0.0, 9).hsv(torch.from_numpy(flow)).numpy()
-    expected = drawing.hsv(flow, scale)
-    other = (found != expected).any(-1)
-    assert other.mean() < 1e-3  # another rounding of an angle that lies between two hues
-    assert np.abs(found[other].astype(int) - expected[other]).max(initial=0) <= 9
+    found = Pictures("hsv", scale or 0.0, side).hsv(torch.from_numpy(flow)).numpy().astype(int)
+    difference = np.abs(found - drawing.hsv(flow, scale))
+    assert (difference > 1).mean() < 1e-3  # another rounding of an angle that lies between two hues
+    assert difference.max(initial=0) <= 9
+    if side == 64:  # below, OpenCV itself rounds a conversion by 1 otherwise
+        assert (difference > 0).mean() < 1e-3
 
 
 def test_hsv_without_a_scale_loses_the_strength_and_raw_keeps_it() -> None:
@@ -189,5 +193,5 @@ def test_length_and_resizing() -> None:
     x = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     assert resized(x, 12) is x and resized(x, 30).shape == (1, 3, 30, 30)
     spot = torch.zeros(1, 1, 16, 16)
-    spot[..., 3, 3] = 16.0
-    assert resized(spot, 4).sum() == pytest.approx(1.0, abs=0.1)  # averaged, not skipped
+    spot[..., 7, 7] = 16.0
+    assert resized(spot, 4).sum() == pytest.approx(1.0, abs=0.15)  # averaged, not skipped
