@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from finetune import heads
 from finetune.backbone import Backbone
-from finetune.config import TrainConfig
+from finetune.config import FinetuneConfig, HeadConfig, ProtocolConfig, TrainConfig
 from finetune.fold import run_fold
 from finetune.folds import LeakError, Samples, loso
 from finetune.heads import slstt, slstt_weights
@@ -25,6 +25,7 @@ from finetune.heads.pooling import pool_cells
 from finetune.heads.slstt import SlsttHead
 from finetune.heads.slstt_network import FrameNet, spatial
 from finetune.heads.slstt_plug import around
+from finetune.loso import run
 from finetune.motion import sampling
 from finetune.options.slstt import SlsttOptions, effective
 from pretrain import create
@@ -424,3 +425,15 @@ def test_missing_inputs_and_encoders_without_dma_are_named(tiny: Backbone) -> No
         heads.create("slstt", 3, model, **PLUG)
     head = heads.create("slstt", 3, model, **{**PLUG, "features": ["tokens", "difference"]})
     assert head(_sequences()).shape == (3, 3)
+
+
+def test_a_run_computes_a_frozen_encoders_vectors_once_and_says_whose_they_are(config: FinetuneConfig) -> None:
+    config.head = HeadConfig(name="slstt", slstt=SlsttOptions(release=True, face="as-is-squash", crop=16, **SMALL))
+    config.train = TrainConfig(epochs=1, batch=2, lr=0.01, optimiser="sgd")
+    config.protocol = ProtocolConfig(seeds=[0])
+    results = run(config)
+    assert results is not None and results.clips == 16
+    kept = list((Path(config.out) / "features").glob("*.safetensors"))
+    assert len(kept) == 1 and load_file(kept[0])["frames"].shape == (16, 3, 16)
+    assert results.encoder["sha256"] == heads.create("slstt", 3, **vars(config.head.slstt)).initial()
+    assert "its options" in results.encoder["weights"]
