@@ -116,11 +116,10 @@ def pictures(material: Material, row: int, change: np.ndarray | None = None) -> 
         yield f"|difference| × {DIFFERENCE_GAIN:.0f}", _heat(_scaled(difference.clip(0, 255).astype(np.uint8)))
         if change is not None:
             yield "DMA change map", overlay(_scaled(apex), change)
-    for name, caption in (("flow", "flow onset → apex"), ("long_flow", "flow onset → apex")):
-        if name in arrays:
-            flow = arrays[name][row]
-            flow = flow[len(flow) // 2] if name == "long_flow" else flow
-            yield caption, _scaled(drawing.hsv(np.ascontiguousarray(flow[..., :2])))
+    if "flow" in arrays:
+        flow = arrays["flow"][row]
+        flow = flow[len(flow) // 2] if flow.ndim == 4 else flow  # of several frames the apex's, in the middle
+        yield "flow onset → apex", _scaled(drawing.hsv(np.ascontiguousarray(flow[..., :2])))
 
 
 def _frames(arrays: Mapping[str, np.ndarray], row: int) -> tuple[np.ndarray, np.ndarray]:

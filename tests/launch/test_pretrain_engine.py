@@ -14,6 +14,7 @@ from tests.launch.pretraining import SCRIPT, STEPS, arguments, losses_of, weight
 CLASSES = ("happiness", "disgust", "surprise")
 
 
+@pytest.mark.slow
 def test_zero_3_with_recomputed_activations_and_a_probe_trains_the_same(
     command: Run, small_shards: Path, whole: Path, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ VARIANTS = {
     "swapping alone": ["--model.dma", "none", "--model.poi", "none", "--model.agreement.kind", "none"],
     "mae": ["--model.objective", "mae"],
     "mocov3": [
-        *("--model.objective", "mocov3", "--model.mocov3.hidden_dim", "64"),
+        *("--model.objective", "mocov3", "beit", "--model.mocov3.hidden_dim", "64"),
         *("--data.augment.crop_area", "[0.5, 1]", "--data.augment.brightness", "0.3"),
     ],
     "beit": ["--model.objective", "beit", "--model.beit.vocabulary", "64", "--model.beit.min_block", "2"],
