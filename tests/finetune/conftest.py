@@ -13,6 +13,12 @@ from pretrain import create
 from shards.synthetic import write_casme2
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state, whichever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic CASME II with 4 subjects of 4 clips, three classes; only annotated frames."""
