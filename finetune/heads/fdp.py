@@ -5,7 +5,9 @@ clip's dynamic image. What the paper leaves open stands in fdp_lgf.py, fdp_netwo
 
 - "each image is randomly cropped" is read as one crop per clip, and one flip;
 - the dynamic image is of the same t grey frames as the network sees, from its smallest to its largest value 0..1;
-- frames as -1..1; L_Rank is summed over frames (eq. 5) and averaged over clips.
+- frames as -1..1; `relative: always` shows what changed since the first one, over its deviation in the fold's
+  training clips: per-frame codes of whole faces fit the person, and their order cannot be told from one frame;
+- L_Rank is summed over frames (eq. 5) and averaged over clips.
 
 Released behaviour (`release`): grey frames aligned at `crop` px and scaled by mean and maximum of their split (in
 `forward`, those of the batch: a test subject of more clips than a batch is scaled in parts), every (T // t)-th frame,
@@ -69,8 +71,8 @@ class FdpHead(Head):
         plug: (width, grid side) of an encoder whose tokens come with the inputs.
     """
 
-    mean: Tensor
-    top: Tensor
+    shift: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -87,8 +89,8 @@ class FdpHead(Head):
         self.encoder_lr_scale = 1.0
         self.cells = min(options.cells, plug[1]) if plug is not None else 0
         self.network = Network(classes, options, (plug[0], self.cells) if plug is not None else None)
-        self.register_buffer("mean", torch.zeros(()))  # of the training split, and its largest value after that
-        self.register_buffer("top", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(()))  # of frames, from the training clips (`fit`)
+        self.register_buffer("scale", torch.ones(()))
         self._evaluated = False
 
     @property
@@ -125,11 +127,9 @@ class FdpHead(Head):
             return clip["clip.features"].float()
         if self.encoder is not None:
             return self.tokens(clip["clip"])
-        if not self.options.release:
-            return 2 * clips.pictures(clip["clip"], "rgb") - 1
-        x = clips.released_frames(clip["clip"])
-        mean, top = clips.split_scale(x) if own_scale else (self.mean, self.top)
-        return (x - mean) / top
+        x = clips.frames(clip["clip"], self.options)
+        shift, scale = clips.split_scale(x) if own_scale and self.options.release else (self.shift, self.scale)
+        return (x - shift) / scale
 
     def tokens(self, frames: Tensor) -> Tensor:
         """The encoder's tokens of uint8 [B T E E 3], averaged over areas: [B T cells² D]."""
@@ -193,21 +193,22 @@ class FdpHead(Head):
 
     @torch.no_grad()
     def fit(self, portion: Portion) -> None:
-        """Set the tokens' statistics, or the release's scale. Raises LeakError unless a training portion."""
+        """Set statistics of tokens, of changes, or the release's. Raises LeakError unless a training portion."""
         portion.require_training("statistics of FDP's frames")
-        codes = self.network.codes
-        if not (self.options.release or isinstance(codes, EncoderCodes)):
+        codes, o = self.network.codes, self.options
+        if not (isinstance(codes, EncoderCodes) or o.release or o.relative == "always"):
             return
         sampled = [
             self.sampled({name: value[start : start + FIT_BATCH] for name, value in portion.inputs.items()})
             for start in range(0, len(portion), FIT_BATCH)
         ]
         if isinstance(codes, EncoderCodes):
-            codes.standardise.fit(torch.cat([codes.relative(self.seen(clip)) for clip in sampled]))
+            codes.standardise.fit(torch.cat([codes.shown(self.seen(clip)) for clip in sampled]))
             return
-        mean, top = clips.split_scale(torch.cat([clips.released_frames(clip["clip"]) for clip in sampled]))
-        self.mean.copy_(mean)
-        self.top.copy_(top)
+        frames = torch.cat([clips.frames(clip["clip"], o) for clip in sampled])
+        shift, scale = clips.split_scale(frames) if o.release else (self.shift, frames.std().clamp(min=1e-6))
+        self.shift.copy_(shift)
+        self.scale.copy_(scale)
 
     def groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimiser groups; an encoder's at `encoder_lr_scale`, less for deeper blocks (`layer_decay`)."""

@@ -96,6 +96,14 @@ def cut(sequence: Tensor, places: Tensor, corner: Tensor, side: int, mirrored: T
     return sequence[clip, places[:, :, None, None], rows[:, None, :, None], columns[:, None, None, :]]
 
 
+def frames(clip: Tensor, o: FdpOptions) -> Tensor:
+    """What a native network sees, before it is scaled by training clips: RGB uint8 [B t S S 3] -> [B t M S S]."""
+    if o.release:
+        return released_frames(clip)
+    x = 2 * pictures(clip, "rgb") - 1
+    return x - x[:, :1] if o.relative == "always" else x
+
+
 def grey(clip: Tensor, side: int) -> Tensor:
     """RGB uint8 [B t H W 3] as grey pictures of side × side px, by area: float32 [B t side side] in 0..1."""
     x = pictures(clip, "grey")[:, :, 0]

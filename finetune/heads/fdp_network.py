@@ -19,23 +19,23 @@ WINDOW = 3  # of the max pooling before the classifier (the release's; not state
 class EncoderCodes(nn.Module):
     """Encoder tokens [B t cells² D] to codes [B t side²], laid out as the face is.
 
-    The tokens of frame 0 are taken off, channels standardised by the fold's training clips, and each cell's vector
-    projected to the (side / cells)² values of its own part of the map.
+    The tokens of frame 0 are taken off (`relative`), channels standardised by the fold's training clips, and each
+    cell's vector projected to the (side / cells)² values of its own part of the map.
     """
 
-    def __init__(self, dim: int, cells: int, side: int):
+    def __init__(self, dim: int, cells: int, side: int, relative: bool = True):
         super().__init__()
-        self.cells, self.part = cells, side // cells
+        self.cells, self.part, self.relative = cells, side // cells, relative
         self.standardise = Standardise(dim)
         self.project = nn.Linear(dim, self.part**2)
 
-    def relative(self, tokens: Tensor) -> Tensor:
-        """What changed since frame 0."""
-        return tokens - tokens[:, :1]
+    def shown(self, tokens: Tensor) -> Tensor:
+        """Before they are standardised."""
+        return tokens - tokens[:, :1] if self.relative else tokens
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B t cells² D] -> [B t side²]"""
-        values = self.project(self.standardise(self.relative(tokens)))
+        values = self.project(self.standardise(self.shown(tokens)))
         values = values.unflatten(3, (self.part, self.part)).unflatten(2, (self.cells, self.cells))
         return values.transpose(3, 4).flatten(2)  # rows: cell, then row inside it
 
@@ -85,7 +85,7 @@ class Network(nn.Module):
         code = o.crop**2
         self.codes: nn.Module
         if plug is not None:
-            self.codes = EncoderCodes(*plug, o.crop)
+            self.codes = EncoderCodes(*plug, o.crop, relative=o.relative != "never")
         elif o.release:
             self.codes = ReleasedFrames(code)
         else:

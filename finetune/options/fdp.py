@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from shards.errors import UsageError
 
@@ -28,6 +29,9 @@ class FdpOptions:
     crop: int = 64
     """Side of the crop that the network sees (random in training, else central), of a frame's code laid out as a map,
     and of the dynamic image, pixels."""
+    relative: Literal["plugged", "always", "never"] = "plugged"
+    """Where frames are seen as what changed since the first sampled one, which shows what moved and hides who it is:
+    on an encoder (its tokens), natively as well, or not at all. The paper's frames are as they are."""
     mirror: float = 0.5
     """Probability (0..1) that a training clip is mirrored left to right; not on frozen features."""
     widths: list[int] = field(default_factory=lambda: [64, 128, 320, 512])
@@ -71,6 +75,7 @@ def check(o: FdpOptions, plug: tuple[int, int] | None) -> None:
         "frames": o.frames >= 2,
         "stored": o.stored == 0 or o.stored >= 3,
         "stored_plugged": o.stored_plugged == 0 or o.stored_plugged >= 3,
+        "relative": o.relative in ("plugged", "always", "never"),
         "crop": 3 <= o.crop <= o.size or (plug is not None and o.crop >= 3),
         "widths": bool(o.widths) and min(o.widths) >= 1 and not (native and o.crop % steps),
         "head_dim": o.head_dim >= 1 and all(width % o.head_dim == 0 for width in o.widths),

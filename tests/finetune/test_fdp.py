@@ -148,6 +148,30 @@ def test_native_forward_is_the_network_on_scaled_frames() -> None:
     assert torch.allclose(head({name: value[:1] for name, value in clips.items()}), head(clips)[:1], atol=1e-5)
 
 
+def test_relative_frames_are_changes_over_the_training_clips_deviation() -> None:
+    head, samples = heads.create("fdp", 3, relative="always", **SMALL), _samples(_clips())
+    fold = loso(samples.subjects)[0]
+    training = fold.training(samples)
+    head.fit(training)
+    frames = head.sampled(training.inputs)["clip"].permute(0, 1, 4, 2, 3).double() / 127.5
+    changed = frames - frames[:, :1]
+    assert torch.allclose(head.scale.double(), changed.std(), rtol=1e-5)
+    assert torch.allclose(head.seen(head.sampled(training.inputs)).double(), changed / changed.std(), atol=1e-5)
+    with pytest.raises(LeakError):
+        head.fit(fold.testing(samples))
+    plain = heads.create("fdp", 3, **SMALL)
+    plain.fit(training)
+    assert float(plain.scale) == 1 and float(plain.shift) == 0
+
+
+@pytest.mark.parametrize("relative", ["plugged", "always", "never"])
+def test_tokens_are_relative_unless_never(tiny: Backbone, relative: str) -> None:
+    head = heads.create("fdp", 3, tiny.model, relative=relative, **PLUGGED)
+    tokens = torch.randn(2, 4, 16, 16)
+    shown = head.network.codes.shown(tokens)
+    assert torch.equal(shown, tokens if relative == "never" else tokens - tokens[:, :1])
+
+
 def test_loss_is_equation_8() -> None:
     torch.manual_seed(0)
     head, clips, labels = heads.create("fdp", 3, **SMALL, slope=2.0).eval(), _clips(), _labels()
@@ -421,6 +445,7 @@ def test_release_trains_in_a_fold(released: FdpHead) -> None:
         ({"decoder_widths": [2] * 5}, "decoder_widths"),
         ({"frames": 1}, "frames"),
         ({"slope": 0.0}, "slope"),
+        ({"relative": "sometimes"}, "relative"),
         ({"dropout": 1.0}, "dropout"),
         ({"mirror": 1.5}, "mirror"),
         ({"rank_weight": -1.0}, "rank_weight"),

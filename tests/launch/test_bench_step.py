@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -117,7 +119,12 @@ def test_ours_and_the_direct_reading_start_from_the_same_weights_and_go_the_same
 def test_memory_of_a_step_is_that_of_what_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that holds 200 MB is seen to."""
     stepper = Stepper(TINY)
-    monkeypatch.setattr(stepper, "gradients", lambda frames, seeds: torch.ones(50_000_000).sum())
+
+    def hold(frames: torch.Tensor, seeds: torch.Tensor) -> None:
+        pages = mmap.mmap(-1, 200_000_000)  # new ones: an allocator may hand out what is resident already
+        np.frombuffer(pages, np.uint8)[:] = 1
+
+    monkeypatch.setattr(stepper, "gradients", hold)
     assert 190 < step_memory.of_step(stepper, *step_memory.random_pairs(TINY)) < 260
 
 
