@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from finetune import metrics
 from finetune.config import TrainConfig
 from finetune.folds import Fold, Samples
-from finetune.training import MakeModel, train
+from finetune.training import MakeModel, Trajectory, train
 
 SELECTIONS = ("last", "inner", "oracle")
 
@@ -58,25 +59,34 @@ def run_fold(
 ) -> FoldResult:
     """Train and evaluate one fold. The result depends on the fold, the samples, the settings and the seed only."""
     started = time.perf_counter()
-    seed_of_fold = zlib.crc32(f"{seed}/{fold.subject}".encode())
-    test = fold.testing(samples)
-    main = train(fold.training(samples), test, make_model, samples.classes, settings, seed_of_fold, device)
-    held_truth, held_logits = [], []
+    chance = seed_of(fold, seed)
+    main = train(fold.training(samples), fold.testing(samples), make_model, samples.classes, settings, chance, device)
+    inner = []
     for split in fold.inner:
         training, held = split.portions(samples)
-        inner = train(training, held, make_model, samples.classes, settings, seed_of_fold, device)
-        assert held.labels is not None
-        held_truth.append(held.labels.numpy())
-        held_logits.append(inner.logits)
+        inner.append(train(training, held, make_model, samples.classes, settings, chance, device).logits)
+    return conclude(fold, samples, seed, main, inner, time.perf_counter() - started)
+
+
+def seed_of(fold: Fold, seed: int) -> int:
+    """What seeds all randomness of a fold."""
+    return zlib.crc32(f"{seed}/{fold.subject}".encode())
+
+
+def conclude(
+    fold: Fold, samples: Samples, seed: int, main: Trajectory, inner: Sequence[np.ndarray], seconds: float
+) -> FoldResult:
+    """Choose the epoch in three ways: `inner` holds the logits [E m C] of each inner split's held clips."""
+    held_truth = [samples.labels[samples.rows(split.held)].numpy() for split in fold.inner]
     truth, labels = fold.test_labels(samples), samples.labels[samples.rows(fold.training_subjects)]
-    inner_epoch, inner_uf1 = choose_inner(np.concatenate(held_truth), np.concatenate(held_logits, axis=1))
+    inner_epoch, inner_uf1 = choose_inner(np.concatenate(held_truth), np.concatenate(inner, axis=1))
     accuracy = (main.logits.argmax(-1) == truth).mean(axis=1)  # [E]
     chosen = {"last": len(accuracy) - 1, "inner": inner_epoch, "oracle": choose_oracle(accuracy)}
     present = set(labels.tolist())
     return FoldResult(
         subject=fold.subject,
         seed=seed,
-        ids=list(test.ids),
+        ids=list(fold.testing(samples).ids),
         truth=truth.tolist(),
         epochs={name: epoch + 1 for name, epoch in chosen.items()},
         probabilities={name: softmax(main.logits[epoch]).round(6).tolist() for name, epoch in chosen.items()},
@@ -86,7 +96,7 @@ def run_fold(
         test_accuracy=accuracy.round(6).tolist(),
         held_subjects=[list(split.held) for split in fold.inner],
         absent_classes=[name for index, name in enumerate(samples.classes) if index not in present],
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=round(seconds, 3),
     )
 
 

@@ -6,14 +6,13 @@ deepspeed or torchrun) share the folds, rank 0 gathering the files.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import logging
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,16 @@ from finetune import report
 from finetune import results as stored
 from finetune.backbone import Backbone
 from finetune.config import FinetuneConfig
-from finetune.fold import FoldResult, run_fold
-from finetune.folds import Fold, loso
-from finetune.heads.base import Head
+from finetune.fold import FoldResult
+from finetune.folds import loso
 from finetune.prepare import Prepared, prepare
 from finetune.results import Results
+from finetune.running import Job, run_folds
 from shards.errors import FlickerError, UsageError
 from shards.files import read_json, write_json
-from shards.progress import Progress
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
-Job = tuple[Fold, int]
 
 
 @dataclass(frozen=True)
@@ -121,38 +118,6 @@ def _short(value: Any) -> str:
     """A value for a message; digests cut."""
     text = "absent" if value is None else str(value)
     return text if len(text) < 32 else text[:8]
-
-
-def run_folds(jobs: Sequence[Job], prepared: Prepared, config: FinetuneConfig, out: Path, quiet: bool) -> None:
-    """Train the folds that have no stored result yet; each result is on disk before the next starts."""
-    done = [stored.read_fold(out, fold.subject, seed, prepared.digest) is not None for fold, seed in jobs]
-    if any(done) and not quiet:
-        log.info("%d of %d folds are already done", sum(done), len(jobs))
-
-    def make_model() -> Head:
-        if prepared.backbone is None or config.backbone.mode == "frozen":
-            return prepared.head.readout()
-        return prepared.head.trainable(config.backbone.mode, config.backbone.blocks, config.backbone.lr_scale)
-
-    small = prepared.head.fixed if prepared.backbone is None else config.backbone.mode == "frozen"
-    threads = one_thread() if small else contextlib.nullcontext()
-    with threads, Progress(len(jobs), "LOSO", "folds", done=sum(done), quiet=quiet) as progress:
-        for (fold, seed), ready in zip(jobs, done, strict=True):
-            if not ready:
-                result = run_fold(fold, prepared.samples, make_model, config.train, seed, prepared.device)
-                stored.write_fold(out, result, prepared.digest)
-                progress.advance(subject=fold.subject, seed=seed)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one CPU thread: the steps of a small classifier cost less than waking other threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def gather(jobs: Sequence[Job], out: Path, digest: str, wait: float) -> list[FoldResult]:

@@ -49,6 +49,10 @@ class Results:
     seconds: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     """How the prepared inputs came about: clips left out, faces found by a fallback (finetune.inputs.Report)."""
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of several datasets: dataset -> 'clips', 'subjects', 'selections' (as above, of its own clips)."""
+    ensemble: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Selection -> scores of the mean of the seeds' probabilities; empty unless asked for."""
 
     @property
     def optimism(self) -> float:

@@ -1,0 +1,54 @@
+"""Training the folds of a run that have no stored result yet, one after the other; each is durable at once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from finetune import results as stored
+from finetune.config import FinetuneConfig
+from finetune.fold import run_fold
+from finetune.folds import Fold
+from finetune.heads.base import Head
+from finetune.prepare import Prepared
+from shards.progress import Progress
+
+log = logging.getLogger(__name__)
+Job = tuple[Fold, int]
+"""A fold and a seed."""
+
+
+def run_folds(jobs: Sequence[Job], prepared: Prepared, config: FinetuneConfig, out: Path, quiet: bool) -> None:
+    """Train the folds that have no stored result yet; each result is on disk before the next starts."""
+    done = [stored.read_fold(out, fold.subject, seed, prepared.digest) is not None for fold, seed in jobs]
+    if any(done) and not quiet:
+        log.info("%d of %d folds are already done", sum(done), len(jobs))
+
+    def make_model() -> Head:
+        if prepared.backbone is None or config.backbone.mode == "frozen":
+            return prepared.head.readout()
+        return prepared.head.trainable(config.backbone.mode, config.backbone.blocks, config.backbone.lr_scale)
+
+    small = prepared.head.fixed if prepared.backbone is None else config.backbone.mode == "frozen"
+    threads = one_thread() if small else contextlib.nullcontext()
+    with threads, Progress(len(jobs), "LOSO", "folds", done=sum(done), quiet=quiet) as progress:
+        for (fold, seed), ready in zip(jobs, done, strict=True):
+            if not ready:
+                result = run_fold(fold, prepared.samples, make_model, config.train, seed, prepared.device)
+                stored.write_fold(out, result, prepared.digest)
+                progress.advance(subject=fold.subject, seed=seed)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one CPU thread: the steps of a small classifier cost less than waking other threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
