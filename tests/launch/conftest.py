@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from shards import write
 from shards.synthetic import write_unlabelled
+from tests.launch.forks import Forks, forks
 
 Run = Callable[..., subprocess.CompletedProcess]
 
@@ -42,6 +43,19 @@ def command(repository: Path, environment: dict[str, str]) -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path, environment: dict[str, str]) -> Iterator[Forks]:
+    """A process that has imported what commands need."""
+    with forks(repository, environment) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def forked(server: Forks) -> Run:
+    """`forked("launch/pretrain.py", "--run", ...)`: as `command`, without the seconds that imports take."""
+    return server.command
 
 
 @pytest.fixture(scope="session")

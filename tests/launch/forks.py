@@ -1,6 +1,6 @@
-"""Many runs of the pretraining command without many imports: one process imports, and forks a child per run.
+"""Many runs of a command without many imports: one process imports, and forks a child per run.
 
-A child calls the same `launch.cli.run(launch.pretrain.main)` as the script and ends as any process does; it differs
+A child calls the same `launch.cli.run(main)` as the script and ends as any process does; it differs
 from a process of its own only in that its modules are there already. As a module this is the importing process; it is
 told what to do in lines of JSON.
 """
@@ -14,11 +14,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+PRETRAIN = "launch/pretrain.py"
 LATE = (
     "pretrain.loop",
     "deepspeed.runtime.zero.muon.muon_optimizer",
@@ -42,9 +44,13 @@ class Forks:
         )
         assert self._answer() == "ready"
 
-    def start(self, words: list[str], log: Path, **environment: str) -> int:
-        """Run `launch/pretrain.py WORDS` with more environment, output appended to `log`; its process id at once."""
-        return int(self._ask(words=words, log=str(log), environment=environment))
+    def start(
+        self, words: list[str], log: Path, *, script: str = PRETRAIN, errors: Path | None = None, **environment: str
+    ) -> int:
+        """Run `SCRIPT WORDS` with more environment, its process id at once; output is appended to `log`, that on
+        stderr to `errors` where it is given."""
+        files = {"log": str(log), "errors": str(errors or log)}
+        return int(self._ask(words=words, script=script, environment=environment, **files))
 
     def wait(self, pid: int) -> int:
         """Wait for a run; its exit code, negative for a signal."""
@@ -53,6 +59,13 @@ class Forks:
     def run(self, words: list[str], log: Path, **environment: str) -> int:
         """Start and wait."""
         return self.wait(self.start(words, log, **environment))
+
+    def command(self, script: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run `SCRIPT WORDS` to its end; its exit code and what it printed."""
+        with tempfile.TemporaryDirectory() as folder:
+            out, errors = Path(folder) / "out", Path(folder) / "errors"
+            code = self.wait(self.start([*map(str, words)], out, script=script, errors=errors))
+            return subprocess.CompletedProcess([script, *words], code, out.read_text(), errors.read_text())
 
     def close(self) -> None:
         """End the importing process."""
@@ -107,11 +120,11 @@ def _become(request: dict) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(request["environment"])
-    output = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output, errors = (os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND) for name in ("log", "errors"))
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+    for source, target in ((nothing, 0), (output, 1), (errors, 2)):
         os.dup2(source, target)
-    sys.argv = ["launch/pretrain.py", *request["words"]]
+    sys.argv = [request["script"], *request["words"]]
 
 
 if __name__ == "__main__":
@@ -120,11 +133,11 @@ if __name__ == "__main__":
     for late in LATE:
         importlib.import_module(late)
     from launch.cli import run
-    from launch.pretrain import main
 
     assert threading.active_count() == 1 and len(list(Path("/proc/self/task").iterdir())) == 1, "forking is safe"
     print(json.dumps("ready"), file=answers, flush=True)
     task = _serve(answers)
     if task is not None:
         _become(task)
-        run(main)
+        module = task["script"].removesuffix(".py").replace("/", ".")
+        run(importlib.import_module(module).main)

@@ -47,6 +47,7 @@ def check(written: dict, names: set[str]) -> None:
     assert written["settings"]["quick"] is True
 
 
+@pytest.mark.slow
 def test_reader(command: Run, tmp_path: Path) -> None:
     written, text = measured(command, tmp_path, "reader")
     check(written, READER | ({"vs_streaming"} if streaming.available() else set()))

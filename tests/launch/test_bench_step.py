@@ -75,8 +75,8 @@ def test_a_failing_gpu_section_is_told_and_the_others_go_on(tmp_path: Path, monk
         (("step", "--batch", "-1"), "give no negative --batch"),
     ],
 )
-def test_wrong_use_is_explained_in_one_line(command: Run, words: tuple[str, ...], message: str) -> None:
-    done = command("launch/bench.py", *words)
+def test_wrong_use_is_explained_in_one_line(forked: Run, words: tuple[str, ...], message: str) -> None:
+    done = forked("launch/bench.py", *words)
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
 

@@ -18,6 +18,7 @@ import torch
 from pretrain import load_encoder, load_micron
 from shards import PairReader, read_manifest
 from tests.launch.conftest import Run, deepspeed, read_log
+from tests.launch.forks import Forks
 from tests.launch.pretraining import SCRIPT, STEPS, TERMS, arguments, losses_of, same, weights_of
 
 
@@ -53,41 +54,31 @@ def test_a_checkpoint_has_the_readers_place_of_its_own_step(whole: Path, small_s
         assert state["epoch"] * reader.steps_per_epoch + state["step"] == step
 
 
-def test_one_seed_gives_the_same_losses_bit_for_bit(command: Run, small_shards: Path, whole: Path, tmp_path) -> None:
-    assert command(SCRIPT, *arguments(small_shards, tmp_path / "run")).returncode == 0
+def test_one_seed_gives_the_same_losses_bit_for_bit(forked: Run, small_shards: Path, whole: Path, tmp_path) -> None:
+    assert forked(SCRIPT, *arguments(small_shards, tmp_path / "run")).returncode == 0
     assert losses_of(tmp_path / "run") == losses_of(whole)
     assert same(weights_of(tmp_path / "run"), weights_of(whole))
 
 
 def test_killed_at_random_steps_and_resumed_it_ends_with_the_same_weights(
-    environment: dict[str, str], repository: Path, small_shards: Path, whole: Path, tmp_path: Path
+    server: Forks, small_shards: Path, whole: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
+    run, log = tmp_path / "run", tmp_path / "log"
     chance = random.Random(os.getpid())
     for kill in range(2):
-        target = chance.randrange(1 + 5 * kill, 6 + 5 * kill)
-        process = subprocess.Popen(
-            [sys.executable, SCRIPT, *arguments(small_shards, run)],
-            cwd=repository,
-            env=environment,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        _wait_for_step(process, run, target)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    last = subprocess.run(
-        [sys.executable, SCRIPT, *arguments(small_shards, run)], cwd=repository, env=environment, check=False
-    )
-    assert last.returncode == 0
+        pid = server.start(arguments(small_shards, run), log)
+        _wait_for_step(run, chance.randrange(1 + 5 * kill, 6 + 5 * kill))
+        os.kill(pid, signal.SIGKILL)
+        server.wait(pid)
+    assert server.run(arguments(small_shards, run), log) == 0, log.read_text()
     assert same(weights_of(run), weights_of(whole))
     assert losses_of(run) == losses_of(whole), "each step is in the log once"
 
 
-def _wait_for_step(process: subprocess.Popen, run: Path, step: int, timeout: float = 120) -> None:
-    """Until the run's log has reached a step (or the process has ended)."""
+def _wait_for_step(run: Path, step: int, timeout: float = 120) -> None:
+    """Until the run's log has reached a step."""
     until = time.monotonic() + timeout
-    while process.poll() is None and time.monotonic() < until:
+    while time.monotonic() < until:
         if (run / "log.jsonl").is_file() and (run / "log.jsonl").read_text().count("\n") >= step:
             return
         time.sleep(0.02)
@@ -110,7 +101,7 @@ def test_sigterm_saves_a_checkpoint_and_ends_cleanly(
         text=True,
         start_new_session=True,
     )
-    _wait_for_step(process, run, 3)
+    _wait_for_step(run, 3)
     os.kill(process.pid, signal.SIGTERM) if ranks == 1 else os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (0 if ranks == 1 else -signal.SIGTERM), errors  # DeepSpeed's runner has no handler
@@ -140,9 +131,9 @@ def test_two_deepspeed_ranks_agree_with_one_to_rounding(whole: Path, two: Path) 
 
 
 def test_accumulating_two_micro_batches_agrees_with_one_batch(
-    command: Run, small_shards: Path, whole: Path, tmp_path: Path
+    forked: Run, small_shards: Path, whole: Path, tmp_path: Path
 ) -> None:
-    done = command(SCRIPT, *arguments(small_shards, tmp_path / "run", "--engine.accumulation", "2"))
+    done = forked(SCRIPT, *arguments(small_shards, tmp_path / "run", "--engine.accumulation", "2"))
     assert done.returncode == 0, done.stderr
     for two, one in zip(losses_of(tmp_path / "run"), losses_of(whole), strict=True):
         assert two == pytest.approx(one, rel=2e-4)

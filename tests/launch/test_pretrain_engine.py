@@ -41,10 +41,10 @@ def test_zero_3_with_recomputed_activations_and_a_probe_trains_the_same(
     assert {"step_ms", "straggler_rank", "data_wait_max"} <= set(steps[-1])
 
 
-def test_checkpoints_by_the_clock(command: Run, small_shards: Path, tmp_path: Path) -> None:
+def test_checkpoints_by_the_clock(forked: Run, small_shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["--checkpoint.every", "1000000", "--checkpoint.minutes", "0.0001"]
-    done = command(SCRIPT, *arguments(small_shards, run, *words))
+    done = forked(SCRIPT, *arguments(small_shards, run, *words))
     assert done.returncode == 0, done.stderr
     kept = sorted(path.name for path in (run / "checkpoints").iterdir() if path.is_dir())
     assert len(kept) == 3 and "step-12" in kept, "every step was overdue; the newest three stay"
@@ -52,15 +52,15 @@ def test_checkpoints_by_the_clock(command: Run, small_shards: Path, tmp_path: Pa
 
 
 def test_a_probe_without_clips_is_refused_before_anything_is_done(
-    command: Run, small_shards: Path, tmp_path: Path
+    forked: Run, small_shards: Path, tmp_path: Path
 ) -> None:
-    done = command(SCRIPT, *arguments(small_shards, tmp_path / "run", "--probe.every", "6"))
+    done = forked(SCRIPT, *arguments(small_shards, tmp_path / "run", "--probe.every", "6"))
     assert done.returncode == 2 and "--probe.data" in done.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_dry_run_writes_nothing(command: Run, small_shards: Path, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(forked: Run, small_shards: Path, tmp_path: Path) -> None:
     words = arguments(small_shards, tmp_path / "run", "--dry-run", "--dry.gpus", "2", "--dry.price", "3")
-    done = command(SCRIPT, *words)
+    done = forked(SCRIPT, *words)
     assert done.returncode == 0, done.stderr
     assert "12" in done.stdout and "cost" in done.stdout and not (tmp_path / "run").exists()
