@@ -45,17 +45,22 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def load(checkpoint: str, config: BackboneConfig, device: torch.device) -> Backbone:
-    """The encoder of a run: `checkpoint` in any form pretrain.load_micron reads, or random weights ('' or random).
+    """The encoder of a run: `checkpoint` in any form pretrain.load_encoder reads, or random weights ('' or random).
+
+    Of a run of another objective than Micron-BERT (MAE, ...), and of an encoder folder: the encoder without DMA.
 
     Raises FlickerError where the checkpoint cannot be read.
     """
     if not checkpoint:
         return _random(config, device, template=None)
-    model = pretrain.load_micron(checkpoint, device=str(device))
+    objective = pretrain.objective_of(checkpoint)
+    load_model = pretrain.load_micron if objective == "micron_bert" else pretrain.load_without_dma
+    model = load_model(checkpoint, device=str(device))
     if config.random:
         return _random(config, device, template=model)
-    about = dict(pretrain.describe(checkpoint))
-    title = f"pretrained, {about['step']} steps" if "step" in about else "pretrained"
+    about = dict(pretrain.describe(checkpoint)) | {"objective": objective}
+    kind = {"micron_bert": "", "encoder": " encoder"}.get(objective, f" ({objective})")
+    title = f"pretrained{kind}, {about['step']} steps" if "step" in about else f"pretrained{kind}"
     return Backbone(model, True, {"title": title, "weights": checkpoint, **about})
 
 

@@ -7,6 +7,16 @@ from pretrain.architecture import ModelConfig
 from pretrain.dma import change_map
 from pretrain.model import MicronBert
 from pretrain.objective import create
-from pretrain.weights import describe, load_encoder, load_micron
+from pretrain.weights import describe, load_encoder, load_micron, load_without_dma, objective_of
 
-__all__ = ["MicronBert", "ModelConfig", "change_map", "create", "describe", "load_encoder", "load_micron"]
+__all__ = [
+    "MicronBert",
+    "ModelConfig",
+    "change_map",
+    "create",
+    "describe",
+    "load_encoder",
+    "load_micron",
+    "load_without_dma",
+    "objective_of",
+]

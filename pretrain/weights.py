@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pretrain.architecture import ModelConfig, config_from_dict, config_to_dict, resolve
+from pretrain.architecture import AgreementConfig, ModelConfig, config_from_dict, config_to_dict, resolve
 from pretrain.encoder import IMAGE_MEAN, IMAGE_STD, Encoder
 from pretrain.model import MicronBert
 from pretrain.objective import Objective, build_encoder
@@ -88,6 +88,43 @@ def load_micron(path: str | Path, device: str | torch.device = "cpu") -> MicronB
             )
     model = MicronBert(config)
     load_weights(model, weights, path)
+    return model.to(device).eval()
+
+
+def objective_of(path: str | Path) -> str:
+    """What trained these weights: 'micron_bert', 'mae', 'mocov3', 'beit', or 'encoder' of an encoder folder.
+
+    Args:
+        path: as for `load_encoder`.
+    """
+    path = Path(path)
+    if _is_released(path):
+        return "micron_bert"
+    return str(read_json(find_folder(path, whole=False) / "config.json", "model config").get("kind", "unknown"))
+
+
+def load_without_dma(path: str | Path, device: str | torch.device = "cpu") -> MicronBert:
+    """The encoder of any run or encoder folder inside a Micron-BERT module that has neither DMA nor PoI nor decoder
+    weights, in eval mode: what compares objectives by recognition (Micron-BERT, Table 6).
+
+    Args:
+        path: as for `load_encoder`.
+
+    Raises FlickerError: nothing there, weights of another architecture.
+    """
+    encoder = load_encoder(path)
+    config = ModelConfig(
+        image_size=encoder.image_size,
+        patch_size=encoder.patch_size,
+        dim=encoder.embed_dim,
+        depth=len(encoder.blocks),
+        heads=encoder.blocks[0].attn.num_heads,
+        dma="none",
+        poi="none",
+        agreement=AgreementConfig(kind="none"),
+    )
+    model = MicronBert(config)
+    model.encoder = encoder
     return model.to(device).eval()
 
 

@@ -79,6 +79,10 @@ class MicronHead(Head):
         super().__init__()
         if not options.features or set(options.features) - set(FEATURES):
             raise UsageError(f"head.micron.features: {options.features}; choose one or more of {', '.join(FEATURES)}")
+        if encoder.attention is None and (without := sorted({"dma", "change"} & set(options.features))):
+            raise UsageError(
+                f"head.micron.features: {', '.join(without)}: this encoder has no DMA; use difference or matching"
+            )
         if options.pooling == "grid" and not 1 <= options.cells <= encoder.encoder.grid:
             raise UsageError(f"head.micron.cells {options.cells} is outside 1..{encoder.encoder.grid}")
         self.classes, self.options, self.encoder = classes, options, encoder
@@ -157,9 +161,12 @@ class MicronHead(Head):
 
     @torch.no_grad()
     def changes(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """How much each patch changed, by DMA [B g g] >= 0, for pictures."""
+        """How much each patch changed, for pictures: by DMA, without it by its tokens' distance; [B g g] >= 0."""
         onset, apex = (self.encoder.preprocess(frames) for frames in inputs["pair"].unbind(1))
         grid = int(self.encoder.encoder.grid)
+        if self.encoder.attention is None:
+            before, after = self.encoder.encoder(torch.cat([onset, apex]))[:, 1:].chunk(2)  # each [B N D]
+            return (after - before).float().norm(dim=-1).unflatten(1, (grid, grid))
         return self.encoder.change(onset, apex).float().clamp(min=0).unflatten(1, (grid, grid))
 
 

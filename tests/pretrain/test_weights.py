@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from pretrain import create, describe, load_encoder, load_micron
+from pretrain import create, describe, load_encoder, load_micron, load_without_dma, objective_of
 from pretrain.architecture import config_to_dict
 from pretrain.weights import load_initial, save_encoder, save_model
 from shards.errors import FlickerError
@@ -42,6 +42,23 @@ def test_encoder_folder_holds_timms_own_names(saved) -> None:
         img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0
     )
     assert set(load_file(folder / "encoder" / "model.safetensors")) == set(plain.state_dict())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "encoder"])
+def test_any_objectives_encoder_can_be_put_where_dma_is_not_needed(kind: str, tmp_path: Path) -> None:
+    objective = build(kind).eval()
+    save_model(tmp_path / "run", objective.state_dict(), objective.config, {"step": 7})
+    save_encoder(tmp_path / "encoder", objective.state_dict(), objective.config, {"step": 7})
+    assert objective_of(tmp_path / "run") == objective.config.objective
+    assert objective_of(tmp_path / "encoder") == "encoder"
+    frames = torch.randint(0, 255, (2, 40, 40, 3), dtype=torch.uint8)
+    for name in ("run", "encoder"):
+        model = load_without_dma(tmp_path / name)
+        x = model.preprocess(frames)
+        assert torch.equal(model.encoder(x), objective.encoder(x)) and not model.training
+        assert model.attention is None and model.config.dim == objective.config.dim
+        with pytest.raises(RuntimeError, match="without DMA"):
+            model.dma(x, x)
 
 
 def test_faults_are_told_in_one_line(saved, tmp_path: Path) -> None:
