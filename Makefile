@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		{ echo "error: $(PYTHON) is older than 3.10; run make PYTHON=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[face,remote,dev]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[face,remote,onnx,dev]"
 	@touch $@
 
 # Synthetic faces -> shards -> pretraining on DeepSpeed -> leave-one-subject-out, pretrained against random -> report.

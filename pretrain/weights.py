@@ -113,7 +113,14 @@ def load_without_dma(path: str | Path, device: str | torch.device = "cpu") -> Mi
     Raises FlickerError: nothing there, weights of another architecture.
     """
     encoder = load_encoder(path)
-    config = ModelConfig(
+    model = MicronBert(config_of(encoder))
+    model.encoder = encoder
+    return model.to(device).eval()
+
+
+def config_of(encoder: Encoder) -> ModelConfig:
+    """The config of a Micron-BERT with this encoder and neither DMA, PoI nor agreement."""
+    return ModelConfig(
         image_size=encoder.image_size,
         patch_size=encoder.patch_size,
         dim=encoder.embed_dim,
@@ -123,9 +130,6 @@ def load_without_dma(path: str | Path, device: str | torch.device = "cpu") -> Mi
         poi="none",
         agreement=AgreementConfig(kind="none"),
     )
-    model = MicronBert(config)
-    model.encoder = encoder
-    return model.to(device).eval()
 
 
 def _read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]] | None:
