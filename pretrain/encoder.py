@@ -44,7 +44,7 @@ class Encoder(VisionTransformer):
     """Frames to tokens, eq. 2-4, with the contextual (CLS) token first.
 
     `encoder(frames [B 3 H W], normalised with .mean and .std) -> tokens [B 1+N D]`.
-    Attributes: embed_dim, grid (patches per side), image_size, patch_size (pixels), mean, std (of RGB in 0..1).
+    Attributes: embed_dim, heads, grid (patches per side), image_size, patch_size (pixels), mean, std (of RGB in 0..1).
     """
 
     def __init__(self, *, image_size: int = 224, patch_size: int = 8, dim: int = 512, depth: int = 4, heads: int = 4):
@@ -63,7 +63,7 @@ class Encoder(VisionTransformer):
             block_fn=Block,
         )
         self.image_size, self.patch_size, self.grid = image_size, patch_size, image_size // patch_size
-        self.mean, self.std = IMAGE_MEAN, IMAGE_STD
+        self.heads, self.mean, self.std = heads, IMAGE_MEAN, IMAGE_STD
         assert self.pos_embed is not None and self.cls_token is not None
         self.pos_embed.data.copy_(sincos_table(dim, self.grid))
         self.pos_embed.requires_grad_(False)

@@ -52,7 +52,7 @@ def timm_config(encoder: Encoder) -> dict[str, Any]:
             "patch_size": encoder.patch_size,
             "embed_dim": int(encoder.embed_dim),
             "depth": len(encoder.blocks),
-            "num_heads": int(encoder.blocks[0].attn.num_heads),
+            "num_heads": encoder.heads,
             "global_pool": "",
         },
         "pretrained_cfg": {

@@ -125,7 +125,7 @@ def config_of(encoder: Encoder) -> ModelConfig:
         patch_size=encoder.patch_size,
         dim=encoder.embed_dim,
         depth=len(encoder.blocks),
-        heads=encoder.blocks[0].attn.num_heads,
+        heads=encoder.heads,
         dma="none",
         poi="none",
         agreement=AgreementConfig(kind="none"),
