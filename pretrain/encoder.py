@@ -44,7 +44,7 @@ class Encoder(VisionTransformer):
     """Frames to tokens, eq. 2-4, with the contextual (CLS) token first.
 
     `encoder(frames [B 3 H W], normalised with .mean and .std) -> tokens [B 1+N D]`.
-    Attributes: embed_dim, heads, grid (patches per side), image_size, patch_size (pixels), mean, std (of RGB in 0..1).
+    Attributes: embed_dim, heads, grid (patches per side), image_size, patch_size (pixels); mean, std of RGB in 0..1.
     """
 
     def __init__(self, *, image_size: int = 224, patch_size: int = 8, dim: int = 512, depth: int = 4, heads: int = 4):
