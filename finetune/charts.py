@@ -60,7 +60,8 @@ def _cut(name: str, limit: int = 11) -> str:
 
 def subjects(rows: Sequence[Mapping[str, float | str]]) -> str:
     """Bars of accuracy per subject: rows of 'subject', 'clips', 'last', 'inner', 'oracle' (0..1)."""
-    width, left, bar = 640, 74, 18
+    left = 20 + 7 * max((len(_cut(str(row["subject"]), 24)) for row in rows), default=6)
+    width, bar = left + 566, 18
     scale = width - left - 96
     parts = []
     for tick in (0, 0.25, 0.5, 0.75, 1):
@@ -72,7 +73,7 @@ def subjects(rows: Sequence[Mapping[str, float | str]]) -> str:
         last, inner, oracle = (float(row[name]) for name in ("last", "inner", "oracle"))
         tip = f"{row['subject']}: last {last:.0%}, inner {inner:.0%}, oracle {oracle:.0%}, {row['clips']} clips"
         parts.append(f"<g><title>{escape(tip)}</title>")
-        parts.append(_text(left - 8, y + 12, row["subject"], "end", "ink small"))
+        parts.append(_text(left - 8, y + 12, _cut(str(row["subject"]), 24), "end", "ink small"))
         parts.append(
             f'<rect x="{left}" y="{y + 2}" width="{oracle * scale:.1f}" height="{bar - 5}" class="leak-bar"/>'
         )
@@ -116,3 +117,58 @@ def curves(
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(places.tolist(), down.tolist(), strict=True))
         parts.append(f'<polyline points="{path}" class="line {style}"><title>{escape(name)}</title></polyline>')
     return _svg(width, height, parts, title)
+
+
+def forest(rows: Sequence[tuple[str, str, float, float | None, float | None]], title: str) -> str:
+    """A score (0..1) per row with its interval: (label, css class, value, low, high); None where there is none."""
+    width, left, bar = 940, 280, 26
+    scale, height = width - left - 74, 26 + bar * len(rows)
+    parts = []
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        x = left + tick * scale
+        parts.append(f'<line x1="{x}" x2="{x}" y1="18" y2="{height - 4}" class="grid"/>')
+        parts.append(_text(x, 12, f"{tick:.2f}", style="muted small"))
+    for place, (label, style, value, low, high) in enumerate(rows):
+        y = 22 + place * bar + bar / 2
+        between = "" if low is None or high is None else f", interval {low:.3f} to {high:.3f}"
+        parts.append(f"<g><title>{escape(f'{label}: {value:.3f}{between}')}</title>")
+        parts.append(_text(left - 12, y + 4, _cut(label, 38), "end", "ink small"))
+        if low is not None and high is not None:
+            ends = f'x1="{left + low * scale:.1f}" x2="{left + high * scale:.1f}" y1="{y}" y2="{y}"'
+            parts.append(f'<line {ends} class="whisker {style}-mark"/>')
+        parts.append(f'<circle cx="{left + value * scale:.1f}" cy="{y}" r="5" class="{style}-dot"/>')
+        parts.append(_text(width - 62, y + 4, f"{value:.3f}", "start", "ink small") + "</g>")
+    return _svg(width, height, parts, title)
+
+
+def reliability(
+    counts: Sequence[int], confidence: Sequence[float | None], accuracy: Sequence[float | None], title: str
+) -> str:
+    """A reliability diagram: accuracy against mean confidence per bin (dots), and how many each bin holds."""
+    side, left, top, hist = 230, 44, 10, 54
+    height = top + side + 14 + hist + 36
+    parts = []
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        x, y = left + tick * side, top + (1 - tick) * side
+        parts.append(f'<line x1="{left}" x2="{left + side}" y1="{y}" y2="{y}" class="grid"/>')
+        parts.append(_text(left - 6, y + 4, f"{tick:.2f}", "end", "muted small"))
+        parts.append(_text(x, height - 20, f"{tick:.2f}", style="muted small"))
+    parts.append(f'<line x1="{left}" x2="{left + side}" y1="{top + side}" y2="{top}" class="ideal"/>')
+    highest, wide = max([*counts, 1]), side / len(counts)
+    base = top + side + 14 + hist
+    for place, (n, sure, right) in enumerate(zip(counts, confidence, accuracy, strict=True)):
+        if not n or sure is None or right is None:
+            continue
+        x, y, fits = left + sure * side, top + (1 - right) * side, top + (1 - sure) * side
+        tip = f"{n} predictions, mean confidence {sure:.3f}, accuracy {right:.3f}"
+        parts.append(f"<g><title>{escape(tip)}</title>")
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y:.1f}" y2="{fits:.1f}" class="gap"/>')
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" class="accent-dot"/>')
+        tall = n / highest * hist
+        parts.append(
+            f'<rect x="{left + place * wide + 1:.1f}" y="{base - tall:.1f}" width="{wide - 2:.1f}" '
+            f'height="{tall:.1f}" class="accent"/></g>'
+        )
+    parts.append(_text(left + side / 2, height - 4, "largest probability", style="muted small"))
+    parts.append(_text(left - 6, base - hist + 8, highest, "end", "muted small"))
+    return _svg(left + side + 16, height, parts, title)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+SAME_PEOPLE = {"smic_e": "smic"}
+"""Dataset -> the one whose people it shows, under the same numbers: SMIC-HS-E holds longer clips of SMIC-HS."""
+
 
 @dataclass(frozen=True)
 class ActionUnit:
@@ -57,4 +60,4 @@ class Clip:
     @property
     def person(self) -> str:
         """The person, unique over all datasets: 'casme2/sub01'; who is left out where folds span datasets."""
-        return f"{self.dataset}/{self.subject}"
+        return f"{SAME_PEOPLE.get(self.dataset, self.dataset)}/{self.subject}"

@@ -64,6 +64,9 @@ class BackboneConfig:
     """Encoder blocks that train in mode `partial`, counted from the last."""
     lr_scale: float = 0.1
     """Learning rate of encoder parameters as a share of train.lr (modes partial and full)."""
+    test_subjects_seen: bool = False
+    """The encoder may have been pretrained on unlabelled frames of the people tested here: the report states it
+    instead of calling it a leak."""
 
 
 @dataclass
@@ -111,25 +114,43 @@ class TrainConfig:
     """Share (0..1) of the target spread over all classes."""
     mirror: bool = False
     """Add left-right mirrored copies of the training clips."""
+    together: int = 1
+    """Trainings that run at the same time as one batched model, with equal results; 1: one after the other. For small
+    models, e.g. 16; memory grows with it."""
 
 
 @dataclass
 class ProtocolConfig:
-    """Leave-one-subject-out and how the epoch is chosen."""
+    """Who is tested in which fold, and how the epoch is chosen."""
 
+    kind: Literal["loso", "kfold", "cross", "lodo"] = "loso"
+    """loso: leave one subject out; of several datasets together this is the composite protocol, with scores of each.
+    kfold: as loso with `folds` groups of subjects; cross: train on some datasets, test on others; lodo: leave one
+    dataset out."""
+    folds: int = 5
+    """kfold: groups of subjects."""
+    train_on: list[str] = field(default_factory=list)
+    """cross: datasets to train on, e.g. [casme2] (empty: the first of two)."""
+    test_on: list[str] = field(default_factory=list)
+    """cross: datasets to test on, e.g. [samm] (empty: the other of two)."""
+    reverse: bool = True
+    """cross: a second fold the other way round, trained on `test_on` and tested on `train_on`."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Training seeds; the whole protocol runs once per seed, and the scores are averaged."""
+    ensemble: bool = False
+    """Also score the mean of the seeds' probabilities of each clip."""
     inner_splits: int = 1
-    """Groups of training subjects that take turns at choosing the epoch for `inner`."""
+    """Groups of training subjects that take turns at choosing the epoch for `inner`; 0: each training subject takes
+    its turn (inner leave-one-subject-out: as many trainings per fold as it has training subjects, and one)."""
     inner_share: float = 0.25
     """Share (0..1) of a fold's training subjects in such a group."""
     inner_seed: int = 0
-    """Decides which training subjects are held; the same for all training seeds."""
+    """Decides which training subjects are held, and kfold's groups; the same for all training seeds."""
 
 
 @dataclass
 class FinetuneConfig:
-    """A whole leave-one-subject-out run."""
+    """A whole run: every fold of a protocol, for every seed."""
 
     encoder: str = ""
     """Pretrained weights: run directory, checkpoint step-N, or released .pth ('': random, see backbone.preset)."""
@@ -151,6 +172,8 @@ class FinetuneConfig:
     """Training of a fold."""
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     """Folds, seeds, selections."""
+    save_recogniser: bool = False
+    """After the folds, train once on all clips and store the result in OUT/recogniser, for launch/recognise.py."""
     fresh: bool = False
     """Delete the folds already in `out` first."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -170,9 +193,11 @@ def validate(config: FinetuneConfig) -> None:
         "train.batch": train.batch >= 0,
         "train.lr": train.lr > 0,
         "train.momentum": 0 <= train.momentum < 1,
+        "train.together": train.together >= 1,
         "train.label_smoothing": 0 <= train.label_smoothing < 1,
         "protocol.seeds": bool(protocol.seeds) and len(set(protocol.seeds)) == len(protocol.seeds),
-        "protocol.inner_splits": protocol.inner_splits >= 1,
+        "protocol.folds": protocol.folds >= 2,
+        "protocol.inner_splits": protocol.inner_splits >= 0,
         "protocol.inner_share": 0 < protocol.inner_share < 1,
         "data.workers": config.data.workers >= 1,
         "data.max_missing": 0 <= config.data.max_missing <= 1,
@@ -188,3 +213,17 @@ def validate(config: FinetuneConfig) -> None:
             raise UsageError(
                 f"{key}: {value!r} is {'missing' if value == '' else 'out of range'}; --help says what it means"
             )
+    _check_protocol(protocol)
+
+
+def _check_protocol(protocol: ProtocolConfig) -> None:
+    """Raise UsageError where the protocol's keys contradict each other."""
+    both = sorted(set(protocol.train_on) & set(protocol.test_on))
+    if both:
+        raise UsageError(f"protocol.test_on: {', '.join(both)} is also in protocol.train_on; test on other datasets")
+    if protocol.kind != "cross" and (protocol.train_on or protocol.test_on):
+        raise UsageError(f"protocol.train_on, test_on: for protocol.kind cross only, not for {protocol.kind}")
+    if bool(protocol.train_on) != bool(protocol.test_on):
+        raise UsageError("protocol.train_on, test_on: give both, or neither where the data are of two datasets")
+    if protocol.ensemble and len(protocol.seeds) < 2:
+        raise UsageError("protocol.ensemble: needs at least two protocol.seeds, e.g. --protocol.seeds '[0,1,2]'")

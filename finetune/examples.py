@@ -1,4 +1,7 @@
-"""Example clips for the report: onset, apex, difference and DMA change map, for right and wrong predictions."""
+"""Example clips for the report: onset, apex, difference and DMA change map of the worst predictions, and some right.
+
+They are drawn once, when the run is made, and stored in it (`examples/`): reports read them there.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,29 @@ import base64
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from finetune.fold import FoldResult
 from finetune.material import Material
 from finetune.motion import drawing
+from finetune.predictions import Predictions
 from finetune.prepare import Prepared
 from finetune.validation import PRIVATE
+from shards.files import atomic_path, read_json, write_json
 
+FOLDER = "examples"
+WORST, RIGHT = 8, 4
 SIDE = 168  # pixels of a picture in the report
 DIFFERENCE_GAIN = 6.0
 
 
 @dataclass(frozen=True)
 class Example:
-    """One clip with its pictures as data URIs."""
+    """One clip and how it was recognised, with its pictures as data URIs."""
 
     clip: str
     truth: str
@@ -39,47 +47,61 @@ class Example:
         return self.truth == self.predicted
 
 
-def examples(prepared: Prepared, folds: list[FoldResult], per_group: int = 4) -> list[Example]:
-    """Up to `per_group` right and as many wrong predictions of selection `last`, first seed.
+def store(prepared: Prepared, predictions: Predictions, out: Path) -> None:
+    """Draw the example clips into out/examples: JPEG files and examples.json, for this report and later ones.
 
-    The surest ones, from different classes and subjects first. Clips that must not be published are never shown.
+    A report that compares runs then needs no dataset. Pictures of an earlier start are replaced.
     """
-    chosen = _choose(prepared, folds, per_group)
-    if not chosen:
-        return []
+    folder = out / FOLDER
+    for old in folder.glob("*.jpg"):
+        old.unlink()
+    entries: list[dict[str, Any]] = []
+    chosen = choose(prepared, predictions)
     changes = _changes(prepared, [row for row, _, _ in chosen])
-    result = []
-    for (row, predicted, probability), change in zip(chosen, changes, strict=True):
-        clip = prepared.clips[row]
-        result.append(
-            Example(
-                clip=f"{clip.subject}/{clip.clip}",
-                truth=prepared.scheme.classes[prepared.samples.labels[row]],
-                predicted=prepared.scheme.classes[predicted],
-                probability=probability,
-                aus="+".join(map(str, clip.aus)),
-                pictures=tuple((name, _uri(image)) for name, image in pictures(prepared.material, row, change)),
-            )
+    for place, ((row, predicted, probability), change) in enumerate(zip(chosen, changes, strict=True)):
+        clip, files = prepared.clips[row], []
+        for number, (caption, image) in enumerate(pictures(prepared.material, row, change)):
+            files.append([caption, f"{place:02d}-{number}.jpg"])
+            with atomic_path(folder / files[-1][1]) as temporary:
+                temporary.write_bytes(_jpeg(image))
+        label = prepared.scheme.classes[prepared.samples.labels[row]]
+        entry = {"clip": clip.id, "truth": label, "predicted": prepared.scheme.classes[predicted]}
+        entries.append(entry | {"probability": probability, "aus": "+".join(map(str, clip.aus)), "pictures": files})
+    write_json(folder / "examples.json", entries)
+
+
+def load(out: Path) -> list[Example]:
+    """The examples stored in a run, wrong ones first; [] for a run that stored none."""
+    folder = out / FOLDER
+    if not (folder / "examples.json").is_file():
+        return []
+    return [
+        Example(
+            **{key: entry[key] for key in ("clip", "truth", "predicted", "probability", "aus")},
+            pictures=tuple(
+                (caption, _uri((folder / Path(name).name).read_bytes())) for caption, name in entry["pictures"]
+            ),
         )
-    return result
+        for entry in read_json(folder / "examples.json", "examples of a run")
+    ]
 
 
-def _choose(prepared: Prepared, folds: list[FoldResult], per_group: int) -> list[tuple[int, int, float]]:
-    """(row, predicted class, its probability) of the clips to show, right ones first."""
+def choose(prepared: Prepared, predictions: Predictions) -> list[tuple[int, int, float]]:
+    """(row of the samples, predicted class, its probability) of the clips to show.
+
+    The WORST surest wrong predictions in strict order, then up to RIGHT sure right ones, of different classes and
+    subjects first.
+    Clips that must not be published are never shown.
+    """
     place = {name: row for row, name in enumerate(prepared.samples.ids)}
-    seed = min(fold.seed for fold in folds)
-    rows = []
-    for fold in folds:
-        for name, probabilities in zip(fold.ids, fold.probabilities["last"], strict=True):
-            if fold.seed == seed and PRIVATE not in prepared.clips[place[name]].flags:
-                predicted = int(np.argmax(probabilities))
-                rows.append((place[name], predicted, float(probabilities[predicted])))
-    rows.sort(key=lambda row: -row[2])
-    labels = prepared.samples.labels.tolist()
-    right = [row for row in rows if labels[row[0]] == row[1]]
-    wrong = [row for row in rows if labels[row[0]] != row[1]]
-    keys = [(f"class {label}", subject) for label, subject in zip(labels, prepared.samples.subjects, strict=True)]
-    return _varied(right, keys, per_group) + _varied(wrong, keys, per_group)
+
+    def shown(right: bool) -> list[tuple[int, int, float]]:
+        rows = [(place[predictions.ids[row]], label, sure) for row, label, sure in predictions.surest(right)]
+        return [row for row in rows if PRIVATE not in prepared.clips[row[0]].flags]
+
+    labels, subjects = prepared.samples.labels.tolist(), prepared.samples.subjects
+    keys = [(f"class {label}", subject) for label, subject in zip(labels, subjects, strict=True)]
+    return shown(False)[:WORST] + _varied(shown(True), keys, RIGHT)
 
 
 def _varied(
@@ -153,7 +175,12 @@ def _scaled(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA if len(image) > SIDE else cv2.INTER_CUBIC)
 
 
-def _uri(image: np.ndarray) -> str:
-    """RGB uint8 as a JPEG data URI."""
+def _jpeg(image: np.ndarray) -> bytes:
+    """RGB uint8 as JPEG."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+    return data.tobytes()
+
+
+def _uri(data: bytes) -> str:
+    """JPEG bytes as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()

@@ -2,8 +2,8 @@
 
 `last` is the state after the last epoch: nothing is chosen. `inner` trains again on part of the training subjects
 and takes the epoch that scores best on the held part; the prediction is the main training's at that epoch.
-`oracle` takes the epoch that scores best on the test subject itself, which leaks: it is what SLSTT's, HTNet's and
-FDP's released trainers report.
+`oracle` takes the epoch that scores best on the test subjects themselves, which leaks: it is what SLSTT's, HTNet's
+and FDP's released trainers report.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class FoldResult:
     """One fold of one seed: everything that scores and report need, keyed by clip id."""
 
     subject: str
+    """The fold's name: the left-out subject, or as `finetune.folds.Fold` says."""
     seed: int
     ids: list[str]
     truth: list[int]
@@ -43,7 +44,7 @@ class FoldResult:
     inner_uf1: list[float]
     """UF1 on the held training subjects by epoch."""
     test_accuracy: list[float]
-    """Accuracy on the test subject by epoch (diagnosis; only `oracle` uses it)."""
+    """Accuracy on the test clips by epoch (diagnosis; only `oracle` uses it)."""
     held_subjects: list[list[str]]
     absent_classes: list[str]
     """Classes without a training clip in this fold."""
@@ -86,7 +87,7 @@ def conclude(
     return FoldResult(
         subject=fold.subject,
         seed=seed,
-        ids=list(fold.testing(samples).ids),
+        ids=fold.test_ids(samples),
         truth=truth.tolist(),
         epochs={name: epoch + 1 for name, epoch in chosen.items()},
         probabilities={name: softmax(main.logits[epoch]).round(6).tolist() for name, epoch in chosen.items()},
@@ -114,7 +115,7 @@ def choose_inner(truth: np.ndarray, logits: np.ndarray) -> tuple[int, np.ndarray
 
 
 def choose_oracle(accuracy: np.ndarray) -> int:
-    """The epoch of best accuracy on the test subject, the latest of equals (HTNet's `<=`). Leaks by design."""
+    """The epoch of best accuracy on the test clips, the latest of equals (HTNet's `<=`). Leaks by design."""
     return int(len(accuracy) - 1 - np.argmax(accuracy[::-1]))
 
 

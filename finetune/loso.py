@@ -1,4 +1,4 @@
-"""Leave-one-subject-out from data to results: prepare, train every fold for every seed, pool, report.
+"""A protocol (leave-one-subject-out and others) from data to results: prepare, train every fold for every seed, pool.
 
 Each finished fold is a file; a run that was stopped continues, and several processes (RANK, WORLD_SIZE, as set by
 deepspeed or torchrun) share the folds, rank 0 gathering the files.
@@ -19,12 +19,11 @@ from typing import Any
 
 import torch
 
-from finetune import report
+from finetune import ensembles, guards, parts, protocols, recogniser, report, tracking
 from finetune import results as stored
 from finetune.backbone import Backbone
 from finetune.config import FinetuneConfig
 from finetune.fold import FoldResult
-from finetune.folds import loso
 from finetune.prepare import Prepared, prepare
 from finetune.results import Results
 from finetune.running import Job, run_folds
@@ -62,6 +61,7 @@ def run(config: FinetuneConfig, backbone: Backbone | None = None) -> Results | N
     prepared = prepare(config, backbone, quiet=world.rank != 0)
     ready = time.perf_counter()
     claim(out, prepared.identity)
+    findings = look_for_leaks(config, prepared) if world.rank == 0 else []
     jobs = plan(config, prepared)
     run_folds(jobs[world.rank :: world.size], prepared, config, out, quiet=world.rank != 0)
     if world.rank != 0:
@@ -69,22 +69,34 @@ def run(config: FinetuneConfig, backbone: Backbone | None = None) -> Results | N
     folds = gather(jobs, out, prepared.digest, config.wait_minutes * 60)
     seconds = {"prepare": round(ready - started, 2), "folds": round(time.perf_counter() - ready, 2)}
     results = summarise(config, prepared, folds, seconds)
-    write_json(out / "results.json", results.summary())
-    stored.write_predictions(out / "predictions.csv", folds, results.classes)
-    report.write(results, prepared, config.compare)
+    results.findings = [asdict(finding) for finding in (*findings, *guards.check_results(results))]
+    finish(config, prepared, results)
     return results
+
+
+def look_for_leaks(config: FinetuneConfig, prepared: Prepared) -> list[guards.Finding]:
+    """What the guards find in the prepared run; each is logged before training starts."""
+    findings = guards.check(prepared, config)
+    for finding in findings:
+        log.warning("%s: %s (docs/leaks.md)", finding.severity, finding.what)
+    return findings
+
+
+def finish(config: FinetuneConfig, prepared: Prepared, results: Results) -> None:
+    """Write everything that a run leaves; a recogniser of all clips where the config asks for one."""
+    write_json(results.out / "results.json", results.summary())
+    stored.write_predictions(results.out / "predictions.csv", results.folds, results.classes)
+    report.write(results, prepared, config.compare)
+    tracking.log(results, config)
+    if config.save_recogniser:
+        recogniser.train_on_all(prepared, config, results.out)
 
 
 def plan(config: FinetuneConfig, prepared: Prepared) -> list[Job]:
     """Every (fold, seed), seed by seed."""
-    protocol = config.protocol
-    folds = loso(
-        prepared.samples.subjects,
-        inner_splits=protocol.inner_splits,
-        inner_share=protocol.inner_share,
-        seed=protocol.inner_seed,
-    )
-    return [(fold, seed) for seed in protocol.seeds for fold in folds]
+    folds = protocols.folds(config.protocol, prepared.samples)
+    protocols.tested(folds, prepared.samples)  # refuses folds that test a clip twice
+    return [(fold, seed) for seed in config.protocol.seeds for fold in folds]
 
 
 def _clear(config: FinetuneConfig, out: Path, world: World) -> None:
@@ -145,7 +157,8 @@ def summarise(
 ) -> Results:
     """Pooled scores and everything the report says about the run."""
     samples, classes = prepared.samples, list(prepared.scheme.classes)
-    truth = dict(zip(samples.ids, samples.labels.tolist(), strict=True))
+    people, truth = dict(zip(samples.ids, samples.subjects, strict=True)), expected(config, prepared)
+    ensemble = config.protocol.ensemble
     return Results(
         out=Path(config.out),
         title=prepared.title,
@@ -153,8 +166,8 @@ def summarise(
         scheme=prepared.scheme.name,
         classes=classes,
         simulated=prepared.validation.simulated,
-        clips=len(samples.ids),
-        subjects=len(set(samples.subjects)),
+        clips=len(truth),
+        subjects=len({people[name] for name in truth}),
         folds=folds,
         selections=stored.pool(folds, truth, classes),
         encoder=provenance(prepared),
@@ -164,7 +177,17 @@ def summarise(
         machine=machine(prepared.device),
         digest=prepared.digest,
         seconds=seconds,
+        parts=parts.scores(folds, truth, people, classes, ensemble),
+        ensemble=ensembles.scores(folds, truth, classes) if ensemble else {},
     )
+
+
+def expected(config: FinetuneConfig, prepared: Prepared) -> dict[str, int]:
+    """Clip id -> true class of every clip that the protocol tests: what predictions must be of, once per seed."""
+    samples = prepared.samples
+    tested = protocols.tested(protocols.folds(config.protocol, samples), samples)
+    labels = dict(zip(samples.ids, samples.labels.tolist(), strict=True))
+    return {name: labels[name] for name in tested}
 
 
 def provenance(prepared: Prepared) -> dict[str, Any]:

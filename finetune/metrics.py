@@ -1,7 +1,7 @@
-"""Scores of pooled predictions: UF1, UAR, accuracy, WAR and the confusion matrix (HTNet eq. 8; MEGC2019).
+"""Scores of pooled predictions: UF1, UAR, accuracy, WAR, weighted F1, confusion matrix (HTNet eq. 8; MEGC2019).
 
-The predictions of all folds are pooled into one confusion matrix first; a mean of per-fold scores is another,
-usually lower, number.
+The predictions of all folds are pooled into one confusion matrix first; a mean of per-fold scores (`fold_means`) is
+another number, and never stands under the same name.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from shards.errors import FlickerError
 
+NAMES = ("uf1", "uar", "accuracy", "war", "weighted_f1")
 Labels = Sequence[Hashable] | np.ndarray  # names or numbers
 
 
@@ -56,17 +57,36 @@ def class_scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
-def from_confusion(confusion: np.ndarray) -> dict[str, Any]:
-    """The dictionary of `scores` from counts [C C]."""
-    per_class = class_scores(confusion)
-    accuracy = float(np.trace(confusion) / confusion.sum())
+def from_counts(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of many confusion matrices at once: counts [... C C] to name -> float64 [...], names as in NAMES."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)  # [... C]
+    support, chosen = confusion.sum(-1), confusion.sum(-2)
+    known, shown = support + chosen > 0, support > 0
+    f1 = np.divide(2 * hits, support + chosen, out=np.zeros_like(hits), where=known)
+    recall = np.divide(hits, support, out=np.zeros_like(hits), where=shown)
+    total = np.maximum(support.sum(-1), 1e-300)
+    accuracy = hits.sum(-1) / total
     return {
-        "uf1": float(np.nanmean(per_class["f1"])),
-        "uar": float(np.nanmean(per_class["recall"])),
+        "uf1": f1.sum(-1) / np.maximum(known.sum(-1), 1),
+        "uar": recall.sum(-1) / np.maximum(shown.sum(-1), 1),
         "accuracy": accuracy,
         "war": accuracy,
-        "confusion": confusion,
+        "weighted_f1": (f1 * support).sum(-1) / total,
     }
+
+
+def from_confusion(confusion: np.ndarray) -> dict[str, Any]:
+    """The dictionary of `scores` from counts [C C]."""
+    return {name: float(value) for name, value in from_counts(confusion).items()} | {"confusion": confusion}
+
+
+def fold_means(confusions: np.ndarray) -> dict[str, float]:
+    """Scores of each fold alone, then their plain mean over folds: from counts [F C C].
+
+    Every fold weighs the same, however few its clips, and a class that a fold does not show drops out of that fold's
+    UF1 and UAR. Some papers report this; it is not the pooled score.
+    """
+    return {name: float(value.mean()) for name, value in from_counts(confusions).items()}
 
 
 def scores(*, truth: Labels, predicted: Labels, classes: Labels) -> dict[str, Any]:
@@ -77,6 +97,7 @@ def scores(*, truth: Labels, predicted: Labels, classes: Labels) -> dict[str, An
             mean; one that is predicted but never true counts as 0.
         uar: mean over the classes present in truth of TP/N_c (balanced accuracy).
         accuracy, war: ΣTP/N (the same number under its two names).
+        weighted_f1: mean of F1 weighted by the classes' clips (FDP's "F1").
         confusion: int64 [C C], row = truth.
     """
     return from_confusion(confusion_matrix(truth=truth, predicted=predicted, classes=classes))

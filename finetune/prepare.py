@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from finetune import apexes, datasets, features, heads, material, schemes
+from finetune import apexes, datasets, features, heads, material, protocols, schemes
 from finetune import backbone as backbones
 from finetune.backbone import Backbone
 from finetune.clips import Clip
-from finetune.config import FinetuneConfig, validate
+from finetune.config import FinetuneConfig, ProtocolConfig, validate
+from finetune.copies import copies
 from finetune.datasets import flow_maps
 from finetune.folds import Samples
 from finetune.heads.base import Head
 from finetune.material import Material
-from finetune.mirroring import mirrored
 from finetune.schemes import Scheme
 from finetune.validation import Validation
 from shards.errors import FlickerError, UsageError
@@ -84,13 +84,13 @@ def prepare(config: FinetuneConfig, backbone: Backbone | None = None, quiet: boo
     _, labels, _ = scheme.select(found.clips)
     _check_classes(scheme, labels, config.data.root)
     head: Head = heads.create(config.head.name, len(scheme.classes), encoder, **vars(options)).to(device)
-    copies = [found.arrays] + ([mirrored(found.arrays, recipes)] if config.train.mirror else [])
+    copied = copies(found.arrays, recipes, config.train.mirror)
     data, weights = found.digest(), head.initial() if backbone is None else backbone.digest()
     if head.fixed if backbone is None else config.backbone.mode == "frozen":
         key = features.feature_key(data, weights, options)
-        inputs = features.extracted(copies, head, Path(config.out) / "features", key, quiet)
+        inputs = features.extracted(copied, head, Path(config.out) / "features", key, quiet)
     else:
-        inputs = features.plain(copies)
+        inputs = features.plain(copied)
     samples = Samples(
         ids=tuple(clip.id for clip in found.clips),
         subjects=_subjects(found.clips),
@@ -117,12 +117,14 @@ def _backbone(config: FinetuneConfig, given: Backbone | None, device: torch.devi
 
 
 def _material(config: FinetuneConfig, recipes: dict[str, Any], quiet: bool) -> tuple[Material, Scheme, Validation]:
-    """The clips of the scheme's classes with their inputs."""
+    """The clips of the scheme's classes that the protocol involves, with their inputs."""
     found, validation = datasets.inspect(config.data)
     datasets.check_missing(validation, config.data.max_missing)
     scheme = schemes.get(config.data.scheme, found, validation.dataset)
-    clips, labels, left_out = scheme.select(found)
-    _check_classes(scheme, labels, config.data.root)
+    chosen, _, left_out = scheme.select(found)
+    clips = protocols.involved(config.protocol, chosen)
+    validation.notes += protocols.notes(config.protocol, chosen, clips)
+    _check_classes(scheme, scheme.select(clips)[1], config.data.root)
     if left_out and not quiet:
         log.info("%s leaves out %s", scheme.name, ", ".join(f"{name} {n}" for name, n in left_out.items()))
     if validation.dataset == flow_maps.NAME:
@@ -154,15 +156,24 @@ def _settings(config: FinetuneConfig, plugged: bool) -> dict[str, Any]:
     """The settings that change a fold's result, by dotted key (data and encoder count by content instead)."""
     head = config.head.name
     groups = {
-        "train": asdict(config.train),
+        "train": {key: value for key, value in asdict(config.train).items() if key != "together"},
         f"head.{head}": asdict(getattr(config.head, head)),
-        "protocol": {key: value for key, value in asdict(config.protocol).items() if key != "seeds"},
+        "protocol": _protocol_settings(config.protocol),
         "backbone": {"mode": config.backbone.mode if plugged else "none"},
     }
     if plugged and config.backbone.mode != "frozen":
         groups["backbone"] |= {"blocks": config.backbone.blocks, "lr_scale": config.backbone.lr_scale}
     flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
     return {"format": features.FORMAT, "head.name": head, **flat}
+
+
+def _protocol_settings(protocol: ProtocolConfig) -> dict[str, Any]:
+    """The protocol's settings that change a fold's result; its kind and own keys where it is not the usual one."""
+    kept = ["inner_splits", "inner_share", "inner_seed"]
+    if protocol.kind != "loso":
+        kept.append("kind")
+    kept += {"kfold": ["folds"], "cross": ["train_on", "test_on", "reverse"]}.get(protocol.kind, [])
+    return {key: getattr(protocol, key) for key in kept}
 
 
 def _digest(value: Any) -> str:

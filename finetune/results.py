@@ -16,7 +16,7 @@ from shards.errors import FlickerError
 from shards.files import atomic_path, read_json, write_json
 
 VERSION = 1
-SCORES = ("uf1", "uar", "accuracy", "war")
+SCORES = metrics.NAMES
 SELECTION_TITLES = {
     "last": "last epoch (fixed budget; the headline)",
     "inner": "epoch chosen on held-out training subjects",
@@ -40,7 +40,8 @@ class Results:
     subjects: int
     folds: list[FoldResult]
     selections: dict[str, dict[str, Any]]
-    """Selection -> uf1, uar, accuracy, war (mean over seeds), the same with '_std', 'per_seed', 'confusion' [C C]."""
+    """Selection -> uf1, uar, accuracy, war, weighted_f1 (mean over seeds), the same with '_std', 'per_seed',
+    'confusion' [C C]; and 'fold_means': the mean over folds of each fold's own scores, another number."""
     encoder: dict[str, Any]
     validation: dict[str, Any]
     config: dict[str, Any]
@@ -53,6 +54,8 @@ class Results:
     """Of several datasets: dataset -> 'clips', 'subjects', 'selections' (as above, of its own clips)."""
     ensemble: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Selection -> scores of the mean of the seeds' probabilities; empty unless asked for."""
+    findings: list[dict[str, str]] = field(default_factory=list)
+    """What the leak guards found: 'name', 'what', 'severity'."""
 
     @property
     def optimism(self) -> float:
@@ -83,8 +86,11 @@ def read_fold(out: Path, subject: str, seed: int, digest: str) -> FoldResult | N
     Raises FlickerError where it comes from another config, other data or another encoder.
     """
     path = fold_path(out, subject, seed)
-    if not path.exists():
-        return None
+    return read_fold_file(path, digest) if path.exists() else None
+
+
+def read_fold_file(path: Path, digest: str) -> FoldResult:
+    """The fold result in a file. Raises FlickerError as `read_fold`."""
     stored = read_json(path, "fold result")
     if stored.pop("version", None) != VERSION or stored.pop("digest", None) != digest:
         raise FlickerError(
@@ -106,8 +112,11 @@ def pool(folds: Sequence[FoldResult], truth: Mapping[str, int], classes: Sequenc
     result = {}
     for selection in SELECTIONS:
         per_seed, confusion = [], np.zeros((len(classes), len(classes)), np.int64)
+        means = []
         for seed in seeds:
-            pairs = [pair for fold in folds if fold.seed == seed for pair in _pairs(fold, selection)]
+            own = [fold for fold in folds if fold.seed == seed]
+            means.append(metrics.fold_means(np.stack([_counts(fold, selection, len(classes)) for fold in own])))
+            pairs = [pair for fold in own for pair in _pairs(fold, selection)]
             true, predicted = metrics.join(truth, pairs)
             scores = metrics.scores(truth=true, predicted=predicted, classes=range(len(classes)))
             confusion += scores.pop("confusion")
@@ -116,8 +125,15 @@ def pool(folds: Sequence[FoldResult], truth: Mapping[str, int], classes: Sequenc
         for name in SCORES:
             values = np.array([scores[name] for scores in per_seed])
             figures[name], figures[f"{name}_std"] = float(values.mean()), float(values.std())
-        result[selection] = {**figures, "per_seed": per_seed, "confusion": confusion.tolist()}
+        over_folds = {name: float(np.mean([mean[name] for mean in means])) for name in SCORES}
+        shown = {"per_seed": per_seed, "confusion": confusion.tolist(), "fold_means": over_folds}
+        result[selection] = {**figures, **shown}
     return result
+
+
+def _counts(fold: FoldResult, selection: str, classes: int) -> np.ndarray:
+    """Confusion matrix [C C] of one fold."""
+    return metrics.confusion_matrix(truth=fold.truth, predicted=fold.predicted(selection), classes=range(classes))
 
 
 def _pairs(fold: FoldResult, selection: str) -> Iterator[tuple[str, int]]:
@@ -144,3 +160,24 @@ def write_predictions(path: Path, folds: Sequence[FoldResult], classes: Sequence
 def read_summary(run: Path) -> dict[str, Any]:
     """results.json of a run directory. Raises FlickerError where there is none."""
     return dict(read_json(run / "results.json", "results of a run"))
+
+
+def read(run: Path) -> Results:
+    """The results of a finished run directory, with those of its folds that belong to them.
+
+    Raises FlickerError where results.json is missing or not one.
+    """
+    stored = read_summary(run)
+    known = {name: stored[name] for name in Results.__dataclass_fields__ if name in stored}
+    try:
+        results = Results(**known, out=run, folds=[])
+        seeds = {scores["seed"] for scores in results.selections["last"]["per_seed"]}
+    except (TypeError, KeyError) as error:
+        raise FlickerError(
+            f"{run / 'results.json'} is not the results of a run ({error}); make the run again"
+        ) from None
+    for path in sorted((run / "folds").glob("*.json")):
+        fold = read_json(path, "fold result")
+        if fold.get("digest") == results.digest and fold.get("seed") in seeds:
+            results.folds.append(read_fold_file(path, results.digest))
+    return results

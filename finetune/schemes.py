@@ -200,10 +200,14 @@ def get(name: str, clips: Sequence[Clip] = (), dataset: str = "") -> Scheme:
 
     'present' makes one class of each label that `clips` show, in alphabetical order.
 
-    Raises UsageError for an unknown name, with the nearest known ones.
+    Raises UsageError for an unknown name, with the nearest known ones, and for 'auto' of several datasets together.
     """
     if name.lower() == AUTO and dataset in USUAL:
         name = USUAL[dataset]
+    if name.lower() == AUTO and "+" in dataset:
+        raise UsageError(
+            f"data.scheme: {dataset} together have no usual classes; name them, e.g. MEGC2019, MEGC2018, FDP-cross"
+        )
     if name.lower() == PRESENT:
         labels = tuple(sorted({clip.emotion for clip in clips if clip.emotion}))
         return Scheme(PRESENT, labels, {label: label for label in labels})

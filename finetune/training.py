@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from finetune import fitted
 from finetune.config import TrainConfig
 from finetune.folds import LeakError, Portion
 from finetune.heads.base import Head
@@ -50,6 +52,7 @@ def train(
         torch.manual_seed(seed)
         model = make_model().to(device)
         model.fit(training)
+        fitted.require(model, training)
         weights = class_weights(labels, len(classes)) if settings.class_weights else None
         batch = settings.batch or len(training)
         optimiser = make_optimiser(model, settings)
@@ -63,8 +66,7 @@ def train(
                 inputs = model.augment({name: value[rows] for name, value in training.inputs.items()}, varied)
                 total += step(model, inputs, labels[rows], weights, optimiser, schedule, settings) * len(rows)
             losses.append(total / len(order))
-            if not math.isfinite(losses[-1]):
-                raise FlickerError(f"the loss is {losses[-1]} in epoch {epoch + 1}; lower train.lr ({settings.lr})")
+            finite(losses[-1], epoch, settings)
             logits.append(predict(model, watched.inputs, min(batch, EVALUATION_BATCH)))
     return Trajectory(np.array(losses), np.stack(logits))
 
@@ -88,13 +90,23 @@ def step(
     return float(loss.detach())
 
 
+def finite(loss: float, epoch: int, settings: TrainConfig) -> None:
+    """Raise FlickerError for an epoch's loss that is not finite."""
+    if not math.isfinite(loss):
+        raise FlickerError(f"the loss is {loss} in epoch {epoch + 1}; lower train.lr ({settings.lr})")
+
+
 def make_optimiser(model: Head, settings: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser that the settings name, over the model's own groups."""
-    groups = model.groups(settings.lr, settings.weight_decay)
+    return optimise(model.groups(settings.lr, settings.weight_decay), settings)
+
+
+def optimise(groups: list[dict[str, Any]], settings: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, over these groups; one pass over the parameters per step."""
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
     kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
-    return kind(groups, lr=settings.lr)
+    return kind(groups, lr=settings.lr, fused=True)
 
 
 def make_schedule(optimiser: torch.optim.Optimizer, settings: TrainConfig, steps: int) -> Schedule:
@@ -128,4 +140,4 @@ def predict(model: Head, inputs: Mapping[str, Tensor], batch: int = EVALUATION_B
         for start in range(0, count, batch)
     ]
     model.train(was_training)
-    return torch.cat(rows).numpy()
+    return torch.cat(rows).numpy() if rows else np.zeros((0, 0), np.float32)

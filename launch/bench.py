@@ -1,6 +1,6 @@
 """How fast it is here, against other ways to do the same in the same run.
 
-python launch/bench.py reader|writer|step|inputs|spotting [--json OUT] [--quick]
+python launch/bench.py reader|writer|step|inputs|spotting|loso [--json OUT] [--quick]
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ COMMANDS = {
     "writer": "frames per second of the writer, against decoding and encoding alone",
     "step": "pairs per second, MFU and memory of a training step, against a direct reading of the paper",
     "inputs": "clips per second of preparing what the five heads read, against plain dlib and OpenCV calls",
+    "loso": "seconds per fold of a small HTNet, folds trained together against one after the other",
     "spotting": "error of apex spotting on simulated clips, in frames and milliseconds",
 }
 """Each is `main` of the module of its name in launch.benchmarks."""

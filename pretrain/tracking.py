@@ -22,10 +22,19 @@ class Tracker:
     """Rank 0's diary; on other ranks every method does nothing.
 
     wandb reads WANDB_MODE (offline where unset), WANDB_PROJECT, WANDB_RUN_GROUP and WANDB_RUN_ID. `run_id` is
-    the id found in a checkpoint, so that a resumed run continues the same wandb run.
+    the id found in a checkpoint, so that a resumed run continues the same wandb run; `group` the group where
+    WANDB_RUN_GROUP names none.
     """
 
-    def __init__(self, run: Path, config: dict[str, Any], project: str, run_id: str | None, active: bool):
+    def __init__(
+        self,
+        run: Path,
+        config: dict[str, Any],
+        project: str,
+        run_id: str | None,
+        active: bool,
+        group: str | None = None,
+    ):
         self.run_id, self._lines, self._active = run_id, Lines(run / "log.jsonl"), active
         self._wandb: Any = None
         if not active:
@@ -35,6 +44,7 @@ class Tracker:
             self._wandb = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", project),
                 id=os.environ.get("WANDB_RUN_ID", run_id),
+                group=os.environ.get("WANDB_RUN_GROUP", group),
                 dir=run,
                 name=run.name,
                 config=config,
@@ -57,6 +67,27 @@ class Tracker:
         if self._active:
             self._lines.append(step, values)
         self._tell(lambda run: run.log(values, step=step))
+
+    def show(self, values: dict[str, Any], step: int | None = None) -> None:
+        """Figures for wandb alone."""
+        self._tell(lambda run: run.log(values, step=step))
+
+    def table(self, name: str, columns: list[Any], rows: list[Any]) -> None:
+        """A table for wandb."""
+        self._tell(lambda run: run.log({name: wandb.Table(columns=columns, data=rows)}))
+
+    def confusion(self, name: str, counts: np.ndarray, classes: list[str]) -> None:
+        """A confusion matrix for wandb, counts int [C C], row = truth."""
+        truth, predicted = (np.repeat(axis.ravel(), counts.ravel()).tolist() for axis in np.indices(counts.shape))
+        self._tell(
+            lambda run: run.log(
+                {name: wandb.plot.confusion_matrix(y_true=truth, preds=predicted, class_names=classes, title=name)}
+            )
+        )
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """What wandb shows of the whole run."""
+        self._tell(lambda run: run.summary.update(values))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """A picture, uint8 [H W 3] RGB."""

@@ -100,7 +100,8 @@ def objective_of(path: str | Path) -> str:
     path = Path(path)
     if _is_released(path):
         return "micron_bert"
-    return str(read_json(find_folder(path, whole=False) / "config.json", "model config").get("kind", "unknown"))
+    kind = read_json(find_folder(path, whole=False) / "config.json", "model config").get("kind", "unknown")
+    return str(kind).replace("-", "_")  # early versions wrote micron-bert
 
 
 def load_without_dma(path: str | Path, device: str | torch.device = "cpu") -> MicronBert:

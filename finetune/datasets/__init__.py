@@ -22,6 +22,7 @@ from finetune.datasets import (
     fourdme,
     mmew,
     samm,
+    several,
     smic,
     smic_e,
 )
@@ -53,6 +54,8 @@ LOADERS: dict[str, Inspect] = {
     "megc2019": composite.inspect,
     flow_maps.NAME: flow_maps.inspect,
 }
+SINGLE = {name: loader for name, loader in LOADERS.items() if name not in (composite.NAME, flow_maps.NAME)}
+"""What may be named in a root of several datasets."""
 
 
 def inspect(config: DataConfig) -> tuple[list[Clip], Validation]:
@@ -61,12 +64,21 @@ def inspect(config: DataConfig) -> tuple[list[Clip], Validation]:
     Rows without frames are reported, however many; `check_missing` refuses too many. Raises FlickerError for bad
     data, UsageError for an unknown dataset, version or variant.
     """
-    if config.dataset == AUTO:
+    named = several.stated(config.root, SINGLE)
+    if config.dataset == several.NAME or (config.dataset == AUTO and named and named != set(composite.PARTS)):
+        clips, validation = several.inspect(SINGLE, config.root, config.version, config.variant)
+    elif config.dataset == AUTO:
         clips, validation = _detect(config)
+    elif named and config.dataset != composite.NAME:
+        raise UsageError(
+            f"data.dataset: {config.dataset}, but data.root names {', '.join(sorted(named))}; "
+            f"add --data.dataset {several.NAME}, or give the folder of {config.dataset}"
+        )
     elif config.dataset in LOADERS:
         clips, validation = LOADERS[config.dataset](config.root, config.version, config.variant)
     else:
-        raise UsageError(f"data.dataset: no dataset '{config.dataset}'; known: {', '.join(LOADERS)}, {AUTO}")
+        known = ", ".join((*LOADERS, several.NAME, AUTO))
+        raise UsageError(f"data.dataset: no dataset '{config.dataset}'; known: {known}")
     validation.simulated |= config.simulated
     return clips, validation
 

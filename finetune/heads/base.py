@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from finetune import fitted
 from finetune.config import Mode
 from finetune.folds import Portion
 
@@ -22,13 +23,19 @@ class Head(nn.Module):
     [B H W 2 or 3] in pixels, landmarks and boxes float32. What a subclass does not need it leaves as it is here.
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Every head's `fit` keeps a record of the clips that its statistics are of (finetune.fitted)."""
+        super().__init_subclass__(**options)
+        if "fit" in vars(cls):
+            cls.fit = fitted.within(cls.fit)  # type: ignore[assignment, method-assign]
+
     def fit(self, portion: Portion) -> None:
         """Set statistics (means, scales) from a fold's training clips. Raises LeakError for any other portion."""
         portion.require_training(f"statistics of {type(self).__name__}")
 
     @property
     def fixed(self) -> bool:
-        """Whether a native head has a frozen encoder of its own, whose `extract` is the same in every fold."""
+        """Whether `extract` of a native head does what is the same in every fold, e.g. by a frozen encoder."""
         return False
 
     def initial(self) -> str:
@@ -46,6 +53,13 @@ class Head(nn.Module):
     def trainable(self, mode: Mode, blocks: int, lr_scale: float) -> Head:
         """An untrained copy for one fold whose encoder trains as the mode says (finetune.backbone.trainable_copy)."""
         raise NotImplementedError
+
+    def split(self) -> tuple[Callable[[Inputs], Any], nn.Module]:
+        """(what comes before anything that trains, the network behind it): forward is the one after the other.
+
+        The first part's tensors are batch first. Folds that train together vectorise the second alone.
+        """
+        return dict, self
 
     def augment(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
         """A training batch, varied at random (crop, flip, jitter); `generator` is on the CPU."""

@@ -51,8 +51,8 @@ PUBLISHED: dict[str, Any] = {
 
 
 def needs(options: FrlDgtOptions, encoder: MicronBert | None = None) -> dict[str, Any]:
-    """Recipes of finetune.inputs by name, as far as the options use them; 'boxes' is that column of `Regions`."""
-    from finetune.inputs import FlowMap, Pair, Regions, Sequence
+    """Recipes of finetune.inputs by name: 'boxes' is that column of `Regions`, 'magnified0' on: finetune.copies."""
+    from finetune.inputs import FlowMap, MagnifiedApex, Pair, Regions, Sequence
 
     o = effective(options)
     found: dict[str, Any] = {} if o.sequence else {"pair": Pair(o.face, o.size)}
@@ -62,6 +62,8 @@ def needs(options: FrlDgtOptions, encoder: MicronBert | None = None) -> dict[str
         found["flow"] = FlowMap(o.face, o.size, grid=o.size)
     elif o.sequence or o.motion == "dynamic" or o.random_pairs or o.jitter:
         found["sequence"] = Sequence(o.face, o.size, o.frames)
+    for place, factor in enumerate(o.magnified):
+        found[f"magnified{place}"] = MagnifiedApex(o.face, o.size, factor, o.magnifier)
     return found
 
 

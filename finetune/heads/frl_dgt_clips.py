@@ -49,7 +49,8 @@ def require(inputs: Inputs, name: str, why: str) -> Tensor:
 def moved_apex(inputs: Inputs, jitter: int, generator: torch.Generator) -> dict[str, Tensor]:
     """The inputs with the apex of 'pair' moved by -jitter..jitter kept frames, all alike, staying behind the onset.
 
-    Section 3.3: "select a frame before or after the original apex frame randomly when loading the data".
+    Section 3.3: "select a frame before or after the original apex frame randomly when loading the data". A magnified
+    copy ('pair.factor' float [B] other than 1) keeps its apex: its neighbours are not magnified.
     """
     pair = require(inputs, "pair", "which FRL-DGT recognises")
     sequence = require(inputs, "sequence", "from which the apex is moved (head.frl_dgt.jitter)")
@@ -58,6 +59,9 @@ def moved_apex(inputs: Inputs, jitter: int, generator: torch.Generator) -> dict[
     offset = torch.randint(-jitter, jitter + 1, (batch,), generator=generator).to(sequence.device)
     place = torch.minimum((apex + offset).clamp(min=1), lengths(inputs) - 1).clamp(min=0)
     frames = sequence[torch.arange(batch, device=sequence.device), place]
+    if "pair.factor" in inputs:
+        magnified = inputs["pair.factor"] != 1
+        frames = torch.where(magnified[:, None, None, None], pair[:, 1], frames)
     return {**inputs, "pair": torch.stack([pair[:, 0], frames], dim=1)}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from finetune.heads.blocks import split_decay
 from finetune.heads.frl_dgt_clips import box_patches, face_patches
-from finetune.heads.frl_dgt_dgm import dgm_flops, scaled_gradient
+from finetune.heads.frl_dgt_dgm import GAIN, dgm_flops, scaled_gradient
 from finetune.heads.frl_dgt_fusion import TransFu, fusion_flops
 from finetune.heads.frl_dgt_plug import GridTokens
 from finetune.heads.pooling import classifier
@@ -51,8 +51,8 @@ class Network(nn.Module):
         if self.cut is not None:
             assert tokens is not None
             return self.classify(self.transfu(*self.cut(tokens, motion, boxes)))
-        shown = [apex] if o.sequence else [onset, apex]
-        features = torch.cat([*(2 * x - 1 for x in shown), motion], dim=1)
+        later = (apex - onset) * GAIN if o.frames_seen == "difference" else 2 * apex - 1
+        features = torch.cat([*([] if o.sequence else [2 * onset - 1]), later, motion], dim=1)
         regions, face = box_patches(features, boxes, o.side, o.patch), face_patches(features, o.patch)
         return self.classify(self.transfu(regions, face))
 

@@ -9,10 +9,11 @@ levels follow. A block then holds 7 × 7 tokens instead of one, so that its atte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.backbone import pair_cost, trainable_copy
 from finetune.config import Mode
@@ -68,6 +69,10 @@ class HTNetHead(Head):
     def readout(self) -> Head:
         """An untrained model of what `extract` gives."""
         return HTNetHead(self.classes, self.options) if self.encoder is None else self._net()
+
+    def split(self) -> tuple[Callable[[Inputs], Any], nn.Module]:
+        """Natively the map's; an encoder stands before the map."""
+        return self.net.split() if self.encoder is None else super().split()
 
     def extract(self, inputs: Inputs) -> dict[str, Tensor]:
         """What does not depend on the fold: natively the inputs, plugged 'map' float32 [B g g D] and 'areas'."""

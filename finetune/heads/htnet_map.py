@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.folds import Portion
 from finetune.heads import htnet_areas as areas
@@ -42,6 +43,10 @@ class MapNet(Head):
     def forward(self, inputs: Inputs) -> Tensor:
         """logits [B C]"""
         return self.hierarchy(self.arranged(inputs))
+
+    def split(self) -> tuple[Callable[[Inputs], Tensor], nn.Module]:
+        """The arranged map, and the hierarchy behind it."""
+        return self.arranged, self.hierarchy
 
     def arranged(self, inputs: Inputs) -> Tensor:
         """The four areas of the scaled map, put together: [B 4·block 4·block C]."""

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from finetune.heads.layers import LayerNorm, Linear
+from finetune.heads.taps import SMALL, convolve
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -76,9 +79,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.inner, self.heads, self.rate = _inner(width, heads), heads, dropout
-        self.qk = nn.Linear(width, 2 * self.inner, bias=False)
-        self.v = nn.Linear(width, self.inner, bias=False)
-        self.out = nn.Linear(self.inner, width)
+        self.qk = Linear(width, 2 * self.inner, bias=False)
+        self.v = Linear(width, self.inner, bias=False)
+        self.out = Linear(self.inner, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,9 +100,9 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int, ratio: int, dropout: float, activation: str):
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
         self.attention = Attention(width, heads, dropout)
-        self.wide, self.narrow = nn.Linear(width, ratio * width), nn.Linear(ratio * width, width)
+        self.wide, self.narrow = Linear(width, ratio * width), Linear(ratio * width, width)
         self.activation = nn.GELU() if activation == "gelu" else nn.ReLU()
         self.dropout = nn.Dropout(dropout)
 
@@ -143,11 +146,14 @@ class Aggregation(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.convolution = nn.Conv2d(width, 2 * width, 3, padding=1)
-        self.norm = nn.LayerNorm(2 * width)
+        self.norm = LayerNorm(2 * width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B h w D] -> [B h/2 w/2 2D] (rounded up)"""
-        x = self.norm(self.convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        if x.shape[1] * x.shape[2] <= SMALL and self.convolution.bias is not None:
+            x = self.norm(convolve(x, self.convolution.weight) + self.convolution.bias)
+        else:
+            x = self.norm(self.convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return F.max_pool2d(x.permute(0, 3, 1, 2), 3, stride=2, padding=1).permute(0, 2, 3, 1)
 
 
@@ -164,12 +170,12 @@ class Hierarchy(nn.Module):
     ):
         super().__init__()
         self.shape = shape
-        self.embed = nn.Linear(shape.patch**2 * shape.channels, shape.dim)
+        self.embed = Linear(shape.patch**2 * shape.channels, shape.dim)
         count = len(shape.depths)
         self.levels = nn.ModuleList(Level(shape, level, dropout, activation, position) for level in range(count))
         self.aggregations = nn.ModuleList(Aggregation(width) for width in shape.widths[:-1])
-        self.norm = nn.LayerNorm(shape.widths[-1])
-        self.classify = nn.Linear(shape.widths[-1], shape.classes)
+        self.norm = LayerNorm(shape.widths[-1])
+        self.classify = Linear(shape.widths[-1], shape.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B S S C] -> [B classes]"""

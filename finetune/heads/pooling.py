@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from finetune import fitted
 from finetune.options.micron import Classifier
 
 
@@ -27,6 +28,7 @@ class Standardise(nn.Module):
         constant = deviation <= 1e-6 * mean.abs() + 1e-12
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(constant, torch.zeros_like(deviation), 1 / deviation))
+        fitted.mark(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """[... F] -> [... F]"""

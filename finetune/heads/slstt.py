@@ -51,8 +51,8 @@ PUBLISHED: dict[str, Any] = {
 class SlsttHead(Head):
     """SLSTT, native (encoder None) or on an encoder's tokens and DMA.
 
-    Inputs: natively 'flow' float32 [B F S S 2] (u, v) px of the crop; plugged 'sequence' RGB uint8 [B T S S 3], the
-    onset first, and 'sequence.apex' int [B].
+    Inputs: natively 'flow' float32 [B F S S 2] (u, v) px of the crop, or 'pictures' (`extract`); plugged 'sequence'
+    RGB uint8 [B T S S 3], the onset first, and 'sequence.apex' int [B].
     """
 
     def __init__(self, classes: int, options: SlsttOptions, encoder: MicronBert | None = None):
@@ -63,7 +63,8 @@ class SlsttHead(Head):
         self.pictures: Pictures | None = None
         self.spatial: nn.Module | None = None
         if encoder is None:
-            self.pictures = Pictures(self.options.drawing, self.options.scale, self.options.size)
+            o = self.options
+            self.pictures = Pictures(o.drawing, o.scale, o.size, o.steady)
             self.spatial = self._spatial()
         elif encoder.attention is None and "dma" in self.options.features:
             raise UsageError("head.slstt.features: dma: this encoder was built without DMA; use tokens or difference")
@@ -76,8 +77,18 @@ class SlsttHead(Head):
 
     @property
     def fixed(self) -> bool:
+        """Whether a native head's frozen encoder, or the drawing of small pictures, is the same in every fold."""
+        return self.frozen or self.smaller
+
+    @property
+    def frozen(self) -> bool:
         """Whether a native head's frozen encoder gives the same vectors in every fold."""
         return self.pictures is not None and self.options.freeze and not self.pictures.fitted
+
+    @property
+    def smaller(self) -> bool:
+        """Whether a native encoder sees pictures smaller than the flow, which are then drawn once per clip."""
+        return self.pictures is not None and not self.frozen and self.options.size < self.options.crop
 
     def _spatial(self) -> nn.Module:
         """The native encoder as a fold starts with it; a frozen random one is the same in every fold and run."""
@@ -100,16 +111,26 @@ class SlsttHead(Head):
 
     def readout(self) -> Head:
         """An untrained model of what `extract` gives."""
-        if self.plugged or self.fixed:
+        if self.plugged or self.frozen:
             return self._net()
         return SlsttHead(self.classes, self.given)
 
     def extract(self, inputs: Inputs) -> dict[str, Tensor]:
         """What does not depend on the fold.
 
-        Plugged 'frames' [B F areas C]; of a native frozen encoder 'frames' [B F D]; otherwise the inputs.
+        Plugged 'frames' [B F areas C]; of a native frozen encoder 'frames' [B F D]; of one that sees less than
+        the flow 'pictures' float32 [B F 3 size size] (`Pictures.drawn`); otherwise the inputs.
         """
-        return {"frames": self.frames(inputs)} if self.plugged or self.fixed else dict(inputs)
+        if self.smaller:
+            return {"pictures": torch.stack([self.drawn(inputs, row) for row in range(len(inputs["flow"]))])}
+        return {"frames": self.frames(inputs)} if self.plugged or self.frozen else dict(inputs)
+
+    def drawn(self, inputs: Inputs, row: int) -> Tensor:
+        """Pictures of one clip before they are scaled: [F 3 size size]."""
+        assert self.pictures is not None
+        if "pictures" in inputs:
+            return inputs["pictures"][row]
+        return self.pictures.drawn(require(inputs, "flow")[row])
 
     def forward(self, inputs: Inputs) -> Tensor:
         """logits [B C]"""
@@ -119,21 +140,23 @@ class SlsttHead(Head):
         """The frames' features: natively [B F D], plugged [B F areas C]."""
         if self.encoder is not None:
             return encoded(self.encoder, inputs, self.options)
-        flow = require(inputs, "flow").flatten(0, 1)
         assert self.pictures is not None and self.spatial is not None
+        given = inputs["pictures"] if "pictures" in inputs else require(inputs, "flow")
+        shown = self.pictures.scaled if "pictures" in inputs else self.pictures
         if self.options.freeze or not torch.is_grad_enabled():
             with torch.no_grad():
-                vectors = torch.cat([self.spatial(self.pictures(part)) for part in flow.split(FROZEN_BATCH)])
+                parts = given.flatten(0, 1).split(FROZEN_BATCH)
+                vectors = torch.cat([self.spatial(shown(part)) for part in parts])
         else:
-            vectors = self.spatial(self.pictures(flow))
-        return vectors.unflatten(0, inputs["flow"].shape[:2])
+            vectors = self.spatial(shown(given.flatten(0, 1)))
+        return vectors.unflatten(0, given.shape[:2])
 
     def fit(self, portion: Portion) -> None:
         """Set statistics of flow or features from training clips. Raises LeakError for any other portion."""
         portion.require_training("statistics of SLSTT's input")
         if self.pictures is not None:
             if self.pictures.fitted:
-                self.pictures.fit(portion.inputs["flow"])
+                self.pictures.fit(self.drawn(portion.inputs, row) for row in range(len(portion)))
             return
         with torch.no_grad():
             parts = [

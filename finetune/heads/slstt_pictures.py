@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 import torch
@@ -20,13 +22,14 @@ class Pictures(nn.Module):
 
     raw: (u, v, length), standardised by training clips (`fit`), or over `scale` px. The strength of the motion stays.
     hsv: a picture (finetune.motion.drawing.hsv) as ImageNet's are scaled, as SLSTT's release has it.
+    steady: the median flow of the frame is taken off first.
     """
 
     colours: Tensor
 
-    def __init__(self, drawing: Drawing, scale: float, size: int):
+    def __init__(self, drawing: Drawing, scale: float, size: int, steady: bool = False):
         super().__init__()
-        self.drawing, self.scale, self.size = drawing, scale, size
+        self.drawing, self.scale, self.size, self.steady = drawing, scale, size, steady
         self.standardise = Standardise(3)
         self.register_buffer("colours", colour_table(), persistent=False)
 
@@ -37,23 +40,34 @@ class Pictures(nn.Module):
 
     def forward(self, flow: Tensor) -> Tensor:
         """[n S S 2] -> [n 3 size size]"""
+        return self.scaled(self.drawn(flow))
+
+    def drawn(self, flow: Tensor) -> Tensor:
+        """What no statistics are needed for: [n S S 2] -> [n 3 size size], of `raw` u, v, length in px."""
+        flow = flow.float()
+        if self.steady:
+            flow = flow - flow.flatten(1, 2).median(dim=1).values[:, None, None]
         if self.drawing == "hsv":
             x = self.hsv(flow).movedim(-1, 1).float() / 255
-            x = normalise(x, IMAGE_MEAN, IMAGE_STD)
-        else:
-            x = with_length(flow)
-            x = (x / self.scale if self.scale else self.standardise(x)).movedim(-1, 1)
-        return resized(x, self.size)
+            return resized(normalise(x, IMAGE_MEAN, IMAGE_STD), self.size)
+        return resized(with_length(flow).movedim(-1, 1), self.size)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """`drawn`'s as the encoder sees them, [n 3 size size]."""
+        if self.drawing == "hsv":
+            return x
+        return x / self.scale if self.scale else self.standardise(x.movedim(1, -1)).movedim(-1, 1)
 
     @torch.no_grad()
-    def fit(self, flow: Tensor) -> None:
-        """Mean and deviation of u, v, length over training clips [B T S S 2], clip by clip; a constant becomes 0."""
-        total, squares = (torch.zeros(3, dtype=torch.float64, device=flow.device) for _ in range(2))
-        for clip in flow:
-            x = with_length(clip).flatten(0, 2).double()
+    def fit(self, drawn: Iterable[Tensor]) -> None:
+        """Mean and deviation of u, v, length of clips, each `drawn` [T 3 size size]; a constant becomes 0."""
+        total, squares = (torch.zeros(3, dtype=torch.float64, device=self.colours.device) for _ in range(2))
+        count = 0
+        for clip in drawn:
+            x = clip.movedim(1, -1).flatten(0, 2).double()
             total += x.sum(0)
             squares += x.square().sum(0)
-        count = flow[..., 0].numel()
+            count += len(x)
         mean = total / count
         deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
         constant = deviation <= 1e-6 * mean.abs() + 1e-7

@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from finetune.inputs.base import Recipe
 from finetune.inputs.flows import FlowMap, LongFlow
-from finetune.inputs.images import Pair, Sequence
+from finetune.inputs.images import MagnifiedApex, Pair, Sequence
 from finetune.inputs.points import Regions
 from finetune.inputs.preparing import prepare
 from finetune.inputs.result import Inputs, Report
 
-__all__ = ["FlowMap", "Inputs", "LongFlow", "Pair", "Recipe", "Regions", "Report", "Sequence", "prepare"]
+__all__ = [
+    "FlowMap",
+    "Inputs",
+    "LongFlow",
+    "MagnifiedApex",
+    "Pair",
+    "Recipe",
+    "Regions",
+    "Report",
+    "Sequence",
+    "prepare",
+]

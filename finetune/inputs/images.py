@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence as Numbers
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from finetune.clips import Clip
 from finetune.inputs.base import MAIN, Given, Recipe, span
+from finetune.motion.flow import PRESETS, FlowConfig
+from finetune.motion.magnify import MagnifyConfig, magnify
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,48 @@ class Pair(Recipe):
     def make(self, given: Given) -> dict[str, np.ndarray]:
         """Both frames."""
         return {MAIN: np.stack([given.images[given.clip.onset], given.images[given.clip.apex]])}
+
+
+@dataclass(frozen=True)
+class MagnifiedApex(Recipe):
+    """The apex with its motion from the onset multiplied by `factor`: uint8 [S S 3], for copies of training clips.
+
+    finetune.copies makes the copies; finetune.motion.magnify says how, and what a network of the user's must take.
+    """
+
+    factor: float = 2.0
+    """0 or more; 1 is the apex itself."""
+    estimator: str = "flow"
+    """`flow`, or `torchscript:FILE`: a network of the user's (MagNet). Loading a TorchScript file runs its code."""
+    flow: FlowConfig = PRESETS["fine"]
+    """How the motion is measured for the estimator `flow`."""
+
+    VERSION: ClassVar[int] = 1
+    kind: ClassVar[str] = "magnified-apex"
+    coded: ClassVar[Mapping[str, tuple[int, ...]]] = {MAIN: (0, 1)}
+
+    def __post_init__(self) -> None:
+        """Raises UsageError naming the value that is out of range."""
+        super().__post_init__()
+        self.require("factor", 0 <= self.factor < float("inf"))
+        self.config()
+
+    def config(self) -> MagnifyConfig:
+        """The same for finetune.motion.magnify. Raises UsageError: unknown estimator."""
+        return MagnifyConfig(self.estimator, self.flow)
+
+    def depends(self) -> dict[str, Any]:
+        """Version of the magnification; a network counts by its file's content. FlickerError: there is no file."""
+        return {"magnify": self.config().key()}
+
+    def numbers(self, clip: Clip) -> list[int]:
+        """Onset and apex."""
+        return sorted({clip.onset, clip.apex})
+
+    def make(self, given: Given) -> dict[str, np.ndarray]:
+        """The frame."""
+        onset, apex = given.images[given.clip.onset], given.images[given.clip.apex]
+        return {MAIN: magnify(onset, apex, self.factor, self.config())}
 
 
 @dataclass(frozen=True)

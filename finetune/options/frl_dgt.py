@@ -29,6 +29,9 @@ class FrlDgtOptions:
     """Side of a patch, px: (side / patch)² tokens per box, (size / patch)² of the whole face."""
     colour: Literal["grey", "rgb"] = "grey"
     """Frames as the network sees them (the paper allows both): grey hides which dataset a clip is from."""
+    frames_seen: Literal["pair", "difference"] = "pair"
+    """What the fusion's patches show beside the displacement: onset and apex (the paper), or onset and amplified
+    apex - onset, the same but for a linear map, in which a few clips are enough to find what changed."""
     motion: Motion = "dgm"
     """Dynamic features: dgm; flow (px of the crop); flow-normalised (by its largest component); dynamic (image)."""
     random_pairs: int = 2
@@ -87,6 +90,12 @@ class FrlDgtOptions:
     """Frames T of FRL-DGT-S after temporal interpolation."""
     jitter: int = 1
     """In training the apex is moved by up to so many kept frames, forwards or backwards."""
+    magnified: list[float] = field(default_factory=list)
+    """Factors (0 or more) by which motion is magnified in further copies of the training clips, e.g. [2, 3]: section
+    3.3 has such copies and does not state the factors. The magnified apex is not moved by `jitter`."""
+    magnifier: str = "flow"
+    """What magnifies: flow (built in), or torchscript:FILE, a network of yours such as an export of MagNet (loading
+    that file runs its code; finetune.motion.magnify.by_network says what it must take)."""
     layer_decay: float = 0.75
     """Plugged: learning rate of an encoder block over that of the next one."""
 
@@ -118,6 +127,8 @@ def effective(options: FrlDgtOptions) -> FrlDgtOptions:
             )
     if result.sequence and result.motion != "dgm":
         raise UsageError("head.frl_dgt.sequence: FRL-DGT-S takes its displacement from the DGM (motion: dgm)")
+    if result.magnified and (result.sequence or result.motion == "dynamic"):
+        raise UsageError("head.frl_dgt.magnified: it is about the pair, and this reads the sequence: give no factors")
     return result
 
 
@@ -137,6 +148,7 @@ def _rules(o: FrlDgtOptions) -> dict[str, bool]:
         "batch_norm": o.batch_norm in ("token", "head"),
         "normalise": o.normalise in ("max", "instance", "none"),
         "reconstruct": o.reconstruct in ("normalised", "raw"),
+        "frames_seen": o.frames_seen in ("pair", "difference"),
         "dgm_input": o.dgm_input in ("difference", "pair"),
         "direction": o.direction in ("moves", "samples"),
         "colour": o.colour in ("grey", "rgb"),
@@ -154,5 +166,7 @@ def _rules(o: FrlDgtOptions) -> dict[str, bool]:
         "frames": o.frames == 0 or o.frames >= 3,
         "tim": o.tim >= 2,
         "jitter": o.jitter >= 0,
+        "magnified": all(0 <= factor < float("inf") for factor in o.magnified),
+        "magnifier": o.magnifier == "flow" or o.magnifier.startswith("torchscript:"),
         "layer_decay": 0 < o.layer_decay <= 1,
     }

@@ -19,7 +19,7 @@ class SlsttOptions:
 
     release: bool = False
     """As the authors' code: flow drawn as HSV pictures with each frame's own range, an encoder that does not train,
-    GELU by tanh, one linear layer behind the mean (overrides drawing, scale, freeze and activation)."""
+    GELU by tanh, one linear layer behind the mean (overrides drawing, scale, steady, freeze and activation)."""
     aggregation: Aggregation = "lstm"
     """Frames' vectors to the clip's: lstm, or mean."""
     drawing: Drawing = "raw"
@@ -27,6 +27,9 @@ class SlsttOptions:
     scale: float = 0.0
     """Length that becomes 1 (raw) or full brightness (hsv), px of the crop. 0: raw is standardised by the fold's
     training clips, hsv takes each frame's own smallest and largest length."""
+    steady: bool = False
+    """Take each frame's median flow off, natively: the shift of the whole head, which is most of what moves where a
+    head is free (not in the paper)."""
     face: str = "slstt"
     """Geometry of the crop: slstt (eq. 16), box, aligned, or as-is-squash, as-is-crop, as-is-pad."""
     crop: int = 256
@@ -79,7 +82,7 @@ def effective(options: SlsttOptions, grid: int | None = None) -> SlsttOptions:
     """
     found = options
     if options.release:
-        found = replace(options, drawing="hsv", scale=0.0, freeze=True, activation="gelu-tanh")
+        found = replace(options, drawing="hsv", scale=0.0, steady=False, freeze=True, activation="gelu-tanh")
     for name, fine in _rules(found, grid).items():
         if not fine:
             raise UsageError(f"head.slstt.{name}: {getattr(found, name)!r} is out of range{_HINTS.get(name, '')}")

@@ -14,9 +14,10 @@ from shards.synthetic import write_casme2
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Every test starts from the same random state, whichever ran before it."""
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test starts from the same random state, whichever ran before it, and without wandb."""
     torch.manual_seed(0)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
 @pytest.fixture(scope="session")

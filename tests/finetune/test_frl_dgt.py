@@ -96,6 +96,23 @@ def test_every_ablation_trains_and_has_the_parts_its_row_names(ablation: str) ->
         assert head.loss(inputs, labels)[1].keys() == {"classification"}
 
 
+def test_the_difference_of_frames_is_a_linear_map_of_the_pair() -> None:
+    torch.manual_seed(0)
+    inputs, _ = shifted(3)
+    pair, difference = (FrlDgtHead(2, options(frames_seen=seen)).eval() for seen in ("pair", "difference"))
+    torch.nn.init.normal_(pair.network.classify[-1].weight)  # it starts at zero
+    state = pair.state_dict()
+    for name in [name for name in state if name.endswith("embed.weight")]:
+        onset, apex, *moved = pair.get_parameter(name).detach().split(16, dim=1)
+        state[name] = torch.cat([onset + apex, apex / 20, *moved], dim=1)
+    difference.load_state_dict(state)
+    assert torch.allclose(difference(inputs), pair(inputs), atol=1e-4)
+    difference.load_state_dict(pair.state_dict())
+    assert not torch.allclose(difference(inputs), pair(inputs), atol=1e-2)
+    with pytest.raises(UsageError, match="frames_seen"):
+        effective(FrlDgtOptions(frames_seen="both"))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("changes", [{}, {"ablation": "M2"}, {"sequence": True}])
 def test_eight_clips_are_learnt_without_an_error(changes: dict[str, object]) -> None:
     torch.manual_seed(0)

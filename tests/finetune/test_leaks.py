@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from finetune import fitted, guards
 from finetune.config import TrainConfig
 from finetune.fold import run_fold
-from finetune.folds import LeakError, Samples, loso
+from finetune.folds import LeakError, Portion, Samples, loso
+from finetune.heads.base import Head
 from finetune.heads.micron import Readout
 from finetune.options.micron import MicronOptions
 from finetune.training import train
@@ -120,3 +122,61 @@ def test_statistics_come_from_training_clips_alone() -> None:
     assert torch.allclose(recorder.made[0].standardise.mean, expected)
     with pytest.raises(LeakError):
         recorder.made[0].fit(fold.testing(samples))
+
+
+def test_statistics_know_the_clips_that_they_are_of() -> None:
+    samples, recorder = make(1), Recorder()
+    fold = loso(SUBJECTS)[2]
+    run_fold(fold, samples, recorder, QUICK, 0, CPU)
+    own = set(fold.training(samples).ids)
+    for model, ids in zip(recorder.made, (own, set(fold.inner[0].portions(samples)[0].ids)), strict=True):
+        assert {name for name, _ in fitted.records(model)} == {"Readout", "standardise"}
+        assert all(set(found) == ids for _, found in fitted.records(model))
+    assert guards.statistics(recorder.made[0], fold.testing(samples).ids) == []
+    (first, second) = guards.statistics(recorder.made[0], samples.ids)  # as if all were tested with it
+    assert first.severity == second.severity == "leak" and f"{len(own)} clips that are tested" in second.what
+
+
+class FittedOverAll(Readout):
+    """Planted leak: normalisation over all clips, the test subject's included."""
+
+    everything: torch.Tensor
+
+    def fit(self, portion: Portion) -> None:
+        portion.require_training("a model")
+
+
+@pytest.mark.parametrize("how", ["before", "directly", "by another portion"])
+def test_normalisation_over_all_clips_stops_the_training(how: str) -> None:
+    samples = make(2)
+    fold = loso(SUBJECTS)[0]
+    everything = replace(fold.training(samples), ids=samples.ids, subjects=samples.subjects)
+    everything = replace(everything, inputs={"features": samples.inputs["features"][:, 0]}, labels=samples.labels)
+
+    def leaky() -> Readout:
+        model = FittedOverAll(8, 3, MicronOptions(classifier="mlp", hidden=5))
+        if how == "before":
+            model.standardise.fit(samples.inputs["features"])
+        elif how == "directly":
+            model.standardise.mean.copy_(samples.inputs["features"].mean((0, 1)))
+        else:
+            Readout.fit(model, everything)
+        return model
+
+    message = "6 clips that are not among" if how == "by another portion" else "fitted outside a fold"
+    with pytest.raises(LeakError, match=message):
+        run_fold(fold, samples, leaky, QUICK, 0, CPU)
+    assert guards.statistics(leaky(), fold.testing(samples).ids)
+
+
+def test_a_head_that_forgets_to_ask_for_the_role_is_refused() -> None:
+    class Forgetful(Head):
+        def fit(self, portion: Portion) -> None:
+            self.mean = portion.inputs["features"].mean()
+
+    samples = make(3)
+    fold = loso(SUBJECTS)[0]
+    Forgetful().fit(fold.training(samples))
+    for portion in (fold.testing(samples), fold.inner[0].portions(samples)[1]):
+        with pytest.raises(LeakError, match="statistics of Forgetful must be fitted on a fold's training clips"):
+            Forgetful().fit(portion)

@@ -32,7 +32,25 @@ def test_scores_equal_scikit_learn(case: tuple[int, list[tuple[int, int]]]) -> N
     if set(predicted) <= set(truth):
         assert ours["uar"] == pytest.approx(balanced_accuracy_score(truth, predicted))
     assert ours["accuracy"] == ours["war"] == pytest.approx(accuracy_score(truth, predicted))
+    assert ours["weighted_f1"] == pytest.approx(f1_score(truth, predicted, average="weighted", zero_division=0))
     assert (ours["confusion"] == confusion_matrix(truth, predicted, labels=range(classes))).all()
+
+
+def test_many_confusion_matrices_at_once_are_scored_as_each_alone() -> None:
+    chance = np.random.default_rng(0)
+    cases = [(chance.integers(0, k, n), chance.integers(0, k, n)) for k, n in [(3, 1), (2, 4), (3, 9), (3, 60)]]
+    each = [metrics.scores(truth=truth, predicted=predicted, classes=range(3)) for truth, predicted in cases]
+    counts = np.stack([one["confusion"] for one in each])
+    assert set(metrics.from_counts(counts)) == set(metrics.NAMES)
+    for (truth, predicted), uf1 in zip(cases, metrics.from_counts(counts)["uf1"], strict=True):
+        assert uf1 == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0))
+    assert metrics.fold_means(counts)["uf1"] == pytest.approx(np.mean([one["uf1"] for one in each]))
+
+
+def test_the_mean_over_folds_is_another_number_than_the_pooled_score() -> None:
+    folds = np.array([[[1, 0], [0, 0]], [[1, 3], [0, 0]]])  # a small fold all right, a larger one mostly wrong
+    assert metrics.fold_means(folds)["accuracy"] == pytest.approx((1 + 1 / 4) / 2)
+    assert metrics.from_counts(folds.sum(0))["accuracy"] == pytest.approx(2 / 5)
 
 
 def test_labels_may_be_names_and_arrays() -> None:

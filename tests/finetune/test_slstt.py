@@ -31,7 +31,7 @@ from finetune.options.slstt import SlsttOptions, effective
 from pretrain import create
 from shards.errors import FlickerError, UsageError
 
-SMALL: dict[str, Any] = {"size": 16, "patch": 8, "dim": 16, "depth": 1, "heads": 2, "frames": 3}
+SMALL: dict[str, Any] = {"crop": 12, "size": 16, "patch": 8, "dim": 16, "depth": 1, "heads": 2, "frames": 3}
 SMALL |= {"hidden": 16, "layers": 1, "classifier": 8}
 PLUG: dict[str, Any] = {"dim": 16, "cells": 2, "frames": 3, "hidden": 16, "layers": 1, "classifier": 8}
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1]
@@ -97,7 +97,7 @@ def test_option_combinations_run_and_train(aggregation: str, drawing: str, scale
 def test_native_overfits_eight_clips(aggregation: str) -> None:
     torch.manual_seed(0)
     head, clips, labels = heads.create("slstt", 3, aggregation=aggregation, **SMALL), _clips(), torch.tensor(LABELS)
-    head.pictures.fit(clips["flow"])
+    head.pictures.fit(head.drawn(clips, row) for row in range(8))
     optimiser = torch.optim.Adam(head.groups(5e-3, 0.0))
     for _ in range(60):
         loss, _ = head.loss(clips, labels)
@@ -105,6 +105,25 @@ def test_native_overfits_eight_clips(aggregation: str) -> None:
         loss.backward()
         optimiser.step()
     assert torch.equal(head.eval()(clips).argmax(-1), labels)
+
+
+@pytest.mark.parametrize(("scale", "drawing"), [(0.0, "raw"), (2.0, "raw"), (0.0, "hsv")])
+def test_pictures_smaller_than_the_flow_are_drawn_once(scale: float, drawing: str) -> None:
+    options = {**SMALL, "crop": 12, "size": 8, "patch": 4, "scale": scale, "drawing": drawing, "steady": True}
+    head, clips = heads.create("slstt", 3, **options).eval(), _clips()
+    assert head.fixed and not heads.create("slstt", 3, **SMALL).fixed
+    found = head.extract(clips)
+    assert {name: value.shape for name, value in found.items()} == {"pictures": (8, 3, 3, 8, 8)}
+    seen = []
+    for inputs in (clips, found):
+        samples = _samples(inputs, LABELS)
+        head.fit(loso(samples.subjects)[0].training(samples))
+        seen.append(head(inputs))
+    assert torch.allclose(*seen, atol=1e-5) and torch.allclose(head(clips), head(found), atol=1e-5)
+    readout = head.readout()
+    loss, _ = readout.loss(found, torch.tensor(LABELS))
+    loss.backward()
+    assert isinstance(readout, SlsttHead) and readout.spatial.patch_embed.proj.weight.grad.abs().sum() > 0
 
 
 def test_the_loss_is_equation_15() -> None:
@@ -122,6 +141,7 @@ def test_the_loss_is_equation_15() -> None:
 def test_release_overrides_and_leaves_the_rest() -> None:
     found = effective(SlsttOptions(release=True, scale=3.0, hidden=64))
     assert (found.drawing, found.scale, found.freeze, found.activation) == ("hsv", 0.0, True, "gelu-tanh")
+    assert not effective(SlsttOptions(release=True, steady=True)).steady
     assert found.hidden == 64 and found.size == 384
 
 
@@ -233,8 +253,8 @@ def test_statistics_come_from_training_clips_alone() -> None:
     fold, head = loso(samples.subjects)[0], heads.create("slstt", 3, **SMALL)
     head.fit(fold.training(samples))
     rows = [i for i, name in enumerate(samples.subjects) if name != fold.subject]
-    expected = samples.inputs["flow"][rows, 0].mean((0, 1, 2, 3))
-    assert torch.allclose(head.pictures.standardise.mean[:2], expected, atol=1e-5)
+    drawn = torch.cat([head.pictures.drawn(samples.inputs["flow"][row, 0]) for row in rows])
+    assert torch.allclose(head.pictures.standardise.mean, drawn.mean((0, 2, 3)), atol=1e-5)
     with pytest.raises(LeakError):
         head.fit(fold.testing(samples))
     with pytest.raises(LeakError):
@@ -428,7 +448,8 @@ def test_missing_inputs_and_encoders_without_dma_are_named(tiny: Backbone) -> No
 
 
 def test_a_run_computes_a_frozen_encoders_vectors_once_and_says_whose_they_are(config: FinetuneConfig) -> None:
-    config.head = HeadConfig(name="slstt", slstt=SlsttOptions(release=True, face="as-is-squash", crop=16, **SMALL))
+    ours = {**SMALL, "release": True, "face": "as-is-squash", "crop": 16}
+    config.head = HeadConfig(name="slstt", slstt=SlsttOptions(**ours))
     config.train = TrainConfig(epochs=1, batch=2, lr=0.01, optimiser="sgd")
     config.protocol = ProtocolConfig(seeds=[0])
     results = run(config)

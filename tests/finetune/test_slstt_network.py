@@ -179,12 +179,12 @@ def test_pictures_are_scaled_as_imagenets() -> None:
 def test_raw_is_standardised_by_what_it_was_fitted_on() -> None:
     flow = 3 + torch.randn(4, 5, 8, 8, 2, generator=torch.Generator().manual_seed(0))
     pictures = Pictures("raw", 0.0, 8)
-    pictures.fit(flow)
+    pictures.fit(pictures.drawn(clip) for clip in flow)
     seen = pictures(flow.flatten(0, 1)).double()
     assert torch.allclose(seen.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), atol=1e-5)
     assert torch.allclose(seen.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64), atol=1e-4)
     still = torch.zeros(2, 5, 8, 8, 2)
-    pictures.fit(still)
+    pictures.fit(pictures.drawn(clip) for clip in still)
     assert torch.equal(pictures(still[0]), torch.zeros(5, 3, 8, 8))
 
 
@@ -195,3 +195,15 @@ def test_length_and_resizing() -> None:
     spot = torch.zeros(1, 1, 16, 16)
     spot[..., 7, 7] = 16.0
     assert resized(spot, 4).sum() == pytest.approx(1.0, abs=0.15)  # averaged, not skipped
+
+
+@pytest.mark.parametrize("drawing", ["raw", "hsv"])
+def test_steady_takes_off_the_shift_of_the_whole_head(drawing: str) -> None:
+    flow = torch.randn(3, 9, 9, 2, generator=torch.Generator().manual_seed(0))
+    moved = flow + torch.tensor([5.0, -7.0])
+    pictures = Pictures(drawing, 3.0, 9, steady=True)
+    assert torch.allclose(pictures(flow), pictures(moved), atol=0.02)
+    assert not torch.allclose(Pictures(drawing, 3.0, 9)(flow), Pictures(drawing, 3.0, 9)(moved), atol=0.02)
+    if drawing == "raw":
+        expected = flow.numpy() - np.median(flow.numpy().reshape(3, 81, 2), axis=1)[:, None, None]
+        assert np.allclose(3 * pictures(flow)[:, :2].movedim(1, -1).numpy(), expected, atol=1e-5)

@@ -46,7 +46,7 @@ def command(repository: Path, *arguments: str, **environment: str) -> subprocess
         [sys.executable, str(repository / "launch/finetune.py"), *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **environment},
         timeout=120,
     )
 
@@ -70,6 +70,7 @@ def call(
         caplog.clear()
         with monkeypatch.context() as patch, caplog.at_level(logging.INFO):
             patch.setattr(sys, "argv", ["finetune.py", *arguments])
+            patch.setenv("WANDB_MODE", "disabled")
             for name, value in environment.items():
                 patch.setenv(name, value)
             try:
