@@ -1,4 +1,4 @@
-"""The cells of annotation tables and their many spellings (datasets reference §0); tables: finetune/tables.py."""
+"""The cells of annotation tables and their many spellings (docs/datasets.md); tables: finetune/tables.py."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The orders follow the released evaluation code (SLSTT for five classes; negative, positive, surprise = 0, 1, 2
 in MEGC2019, STSTNet, HTNet). FRL-DGT does not say where repression goes in its four classes, so both maps exist.
-Datasets reference §7-9 lists them all. A scheme named after a dataset's clip count in a paper does not exist: which
-clips a paper left out is in the reference, §7 "Reconciliation".
+docs/datasets.md lists them all. A scheme named after a dataset's clip count in a paper does not exist: few papers say
+which clips they left out.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ _SAMM_SMIC = (
 )
 _MAPPED = {name: name for name in _THREE}  # labels of tables that state the class, such as ready-made flow maps
 _SEVERAL = (
-    Scheme(  # reference §8; sadness and fear are negative in SAMM and no class in CASME II
+    Scheme(  # docs/datasets.md; sadness and fear are negative in SAMM and no class in CASME II
         "MEGC2019",
         _THREE,
         _MAPPED,
@@ -150,7 +150,7 @@ _SEVERAL = (
             "megc2019": (250, 109, 83),
         },
     ),
-    Scheme(  # the first five objective classes (Davison et al. 2018): 185 and 68 clips, reference §9
+    Scheme(  # the first five objective classes (Davison et al. 2018): 185 and 68 clips, docs/datasets.md
         "MEGC2018",
         ("I", "II", "III", "IV", "V"),
         {"1": "I", "2": "II", "3": "III", "4": "IV", "5": "V"},

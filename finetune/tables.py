@@ -1,6 +1,6 @@
 """Annotation tables: sheets found by name or by their columns, headers found by search.
 
-What is repaired without asking (datasets reference §0, §2, §3): text rows above the header, a header over two rows
+What is repaired without asking (docs/datasets.md): text rows above the header, a header over two rows
 (merged cells), blank rows and columns, the header repeated inside the table, and rows with one filled cell alone
 (footers, notes). All but blank ones are listed in `Table.notes`. Everything else that is wrong is a one-line error
 that names file, row and column.

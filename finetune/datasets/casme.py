@@ -1,4 +1,4 @@
-"""CASME, the first of its kind: 60 frames per second (datasets reference §6).
+"""CASME, the first of its kind: 60 frames per second (docs/datasets.md).
 
 Layouts read, each possibly with doubled folders: `Cropped/sub01/EP01_5/reg_EP01_5-113.jpg`,
 `CASME_raw_selected/sub01/EP01_5/EP01_5-113.jpg` and `CASME_raw/...` (whole videos). The frame's number follows the

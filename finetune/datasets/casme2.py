@@ -1,4 +1,4 @@
-"""CASME II: all its label tables, cropped and raw frames, and the rows known to be wrong (datasets reference §1).
+"""CASME II: all its label tables, cropped and raw frames, and the rows known to be wrong (docs/datasets.md).
 
 Layouts read, each possibly with doubled folders (`Cropped/Cropped/...`):
 `Cropped/sub01/EP02_01f/reg_img46.jpg`, `Cropped-updated/Cropped/...`, `CASME2_RAW_selected/sub01/EP02_01f/img46.jpg`

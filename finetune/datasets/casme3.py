@@ -1,4 +1,4 @@
-"""CAS(ME)³ part A: both label workbooks, the AU sheet, and the rows known to be wrong (datasets reference §4).
+"""CAS(ME)³ part A: both label workbooks, the AU sheet, and the rows known to be wrong (docs/datasets.md).
 
 Layouts read, case and doubled folders ignored: cut clips `Part_A_ME_clip/frame/spNO.1_a_355/355.jpg` and whole
 videos `part_A/data/part_A_split/part_A/spNO.1/a/color/355.jpg`; depth pictures and `exception/` are passed over.

@@ -1,4 +1,4 @@
-"""Frames of CAS(ME)³ part A: cut clips or whole videos, names in any case, files that do not open (reference §4)."""
+"""Frames of CAS(ME)³ part A: cut clips or whole videos, names in any case, files that do not open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CAS(ME)³ part C, the mock crime: 165 micro-expressions of 30 people, without apex (datasets reference §4).
+"""CAS(ME)³ part C, the mock crime: 165 micro-expressions of 30 people, without apex (docs/datasets.md).
 
 Labels: `CAS(ME)3_part_C_ME.xlsx`; action units are separated by commas, one of them full-width, some trailing. Of the
 frames the reference says nothing; read are whole videos `part_C/01/a/color/355.jpg`, with or without the folder `a`,

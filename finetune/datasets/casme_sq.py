@@ -1,4 +1,4 @@
-"""CAS(ME)²: micro- and macro-expressions of 22 people at 30 frames per second (datasets reference §5).
+"""CAS(ME)²: micro- and macro-expressions of 22 people at 30 frames per second (docs/datasets.md).
 
 Layouts read, doubled folders ignored: `cropped/15/anger1_1/img557.jpg`, `selectedpic/s15/anger1_1/img557.jpg` and
 whole videos `rawpic/s15/15_0101disgustingteeth/img001.jpg`; frame numbers are those of the whole video in all three.

@@ -1,4 +1,4 @@
-"""MEGC2019: the composite of CASME II, SAMM and SMIC in three classes, by its exact rule (datasets reference §8).
+"""MEGC2019: the composite of CASME II, SAMM and SMIC in three classes, by its exact rule (docs/datasets.md).
 
 The rule is the scheme MEGC2019 (finetune/schemes.py): all of SMIC; SAMM without 'other'; of CASME II happiness,
 surprise, disgust and repression without five clips left out by name. It holds for every edition of the labels. Clips

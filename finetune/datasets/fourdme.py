@@ -1,4 +1,4 @@
-"""4DME: grey videos at 60 frames per second, with more than one emotion to a clip (datasets reference §6).
+"""4DME: grey videos at 60 frames per second, with more than one emotion to a clip (docs/datasets.md).
 
 Layout read: `gray_micro/S01/S01_1st_001_01_1/100.jpg`, with or without the subject's folder, or `gray_micro_crop/`.
 Labels: `4DME_Labelling_Micro_release v1.xlsx`. A clip's label is the set of its emotions, in the order of the five

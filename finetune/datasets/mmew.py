@@ -1,4 +1,4 @@
-"""MMEW: micro-expressions of 36 people at 90 frames per second (datasets reference §6).
+"""MMEW: micro-expressions of 36 people at 90 frames per second (docs/datasets.md).
 
 Layouts read: `Micro_Expression/anger/S13-07-001/1.jpg`, as released, and `Micro_Expression/S13/anger/S13-07-001/...`,
 as its site documents; `Macro_Expression` is passed over. Labels: `MMEW_Micro_Exp.xlsx`. Frame numbers count from 1

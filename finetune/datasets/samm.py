@@ -1,4 +1,4 @@
-"""SAMM: its label workbook, raw and cropped frames, and the rows known to be wrong (datasets reference §2).
+"""SAMM: its label workbook, raw and cropped frames, and the rows known to be wrong (docs/datasets.md).
 
 Layouts read, doubled folders ignored: `SAMM/006/006_1_2/006_05562.jpg` (numbers padded to 4 or 5 digits), the same
 below `SAMM_CROP`, and SLSTT's renamed `img5562.jpg`. Labels: `SAMM_Micro_FACS_Codes_v2.xlsx` or `SAMM_20181215_...`,

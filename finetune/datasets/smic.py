@@ -1,4 +1,4 @@
-"""SMIC: clips by their folders alone, for it has no workbook of them (datasets reference §3).
+"""SMIC: clips by their folders alone, for it has no workbook of them (docs/datasets.md).
 
 Layouts read, doubled folders ignored: `SMIC_all_raw/HS/s1/micro/negative/s1_ne_01/image559740.bmp` and
 `SMIC_all_cropped/HS/s1/micro/negative/s1_ne_01/reg_image559740.bmp`, the same with VIS and NIR; `non_micro` is not

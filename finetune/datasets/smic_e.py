@@ -1,4 +1,4 @@
-"""SMIC-HS-E: micro-expressions inside longer videos, with a workbook of their frames (datasets reference §3).
+"""SMIC-HS-E: micro-expressions inside longer videos, with a workbook of their frames (docs/datasets.md).
 
 Layouts read, doubled folders ignored: `SMIC-E_raw image/HS_long/SMIC-HS-E/s01/s1_ne_01/image559740.jpg` (also `HS`
 before `s01`). Labels: `SMIC-HS-E_annotation_2019.xlsx` or `SMIC-HS-E_annotation.xlsx`. A row states up to three

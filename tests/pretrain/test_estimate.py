@@ -139,7 +139,7 @@ def test_the_fullest_moment_of_a_step_is_as_measured(name: str) -> None:
 
 
 def test_checkpointing_keeps_each_blocks_input() -> None:
-    """gpu.md: 26 MB per pair at the paper's size in bf16, with a frame less in the last block."""
+    """26 MB per pair at the paper's size in bf16, with a frame less in the last block."""
     config = ModelConfig(preset="small", dma="none", poi="none")
     whole, thin = saved_activations(config, 2), saved_activations(config, 2, checkpointing=True)
     blocks = (
