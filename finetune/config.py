@@ -33,6 +33,8 @@ class DataConfig:
     scheme: str = "auto"
     """Classes, e.g. C2-5, SAMM-3 or MEGC2019 (docs/datasets.md lists them); auto: the usual one of the dataset;
     present: each label that occurs."""
+    parts: list[str] = field(default_factory=list)
+    """Of several datasets together (the composite, flow maps): keep the clips of these alone, e.g. [casme2]."""
     apex: Literal["coded", "flow", "dc"] = "coded"
     """Where a dataset codes no apex: coded takes the middle of onset and offset; flow spots it by the largest motion
     since the onset, dc by D&C-RoIs (HTNet, eq. 1)."""

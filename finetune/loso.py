@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
-from finetune import ensembles, guards, parts, protocols, recogniser, report, tracking
+from finetune import ensembles, guards, parts, protocols, recogniser
 from finetune import results as stored
 from finetune.backbone import Backbone
 from finetune.config import FinetuneConfig
 from finetune.fold import FoldResult
 from finetune.prepare import Prepared, prepare
+from finetune.reporting import report, tracking
 from finetune.results import Results
 from finetune.running import Job, run_folds
 from shards.errors import FlickerError, UsageError

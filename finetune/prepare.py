@@ -15,7 +15,7 @@ from finetune import apexes, datasets, features, heads, material, protocols, sch
 from finetune import backbone as backbones
 from finetune.backbone import Backbone
 from finetune.clips import Clip
-from finetune.config import FinetuneConfig, ProtocolConfig, validate
+from finetune.config import DataConfig, FinetuneConfig, ProtocolConfig, validate
 from finetune.copies import copies
 from finetune.datasets import flow_maps
 from finetune.folds import Samples
@@ -121,7 +121,7 @@ def _material(config: FinetuneConfig, recipes: dict[str, Any], quiet: bool) -> t
     found, validation = datasets.inspect(config.data)
     datasets.check_missing(validation, config.data.max_missing)
     scheme = schemes.get(config.data.scheme, found, validation.dataset)
-    chosen, _, left_out = scheme.select(found)
+    chosen, _, left_out = scheme.select(_parts(config.data, found))
     clips = protocols.involved(config.protocol, chosen)
     validation.notes += protocols.notes(config.protocol, chosen, clips)
     _check_classes(scheme, scheme.select(clips)[1], config.data.root)
@@ -134,6 +134,14 @@ def _material(config: FinetuneConfig, recipes: dict[str, Any], quiet: bool) -> t
         cache, workers = Path(config.data.cache), config.data.workers
         clips = apexes.spot(clips, config.data.apex, validation, cache, workers=workers, quiet=quiet)
     return material.from_images(clips, recipes, config.data, quiet), scheme, validation
+
+
+def _parts(config: DataConfig, clips: list[Clip]) -> list[Clip]:
+    """The clips of `data.parts` alone, where it names any. Raises UsageError for a dataset that is not there."""
+    present = sorted({clip.dataset for clip in clips})
+    if unknown := [name for name in config.parts if name not in present]:
+        raise UsageError(f"data.parts: no clips of {', '.join(unknown)}; there are {', '.join(present)}")
+    return [clip for clip in clips if clip.dataset in config.parts] if config.parts else clips
 
 
 def _subjects(clips: list[Clip]) -> tuple[str, ...]:

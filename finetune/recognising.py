@@ -12,7 +12,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from finetune import examples, material
+from finetune import material
 from finetune.clips import Clip
 from finetune.config import DataConfig
 from finetune.faces.landmarks import locate_clips
@@ -20,6 +20,7 @@ from finetune.frames import read_image
 from finetune.material import Material
 from finetune.motion import spotting
 from finetune.recogniser import Recogniser
+from finetune.reporting import examples
 from shards.errors import FlickerError
 from shards.files import atomic_path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,7 +73,8 @@ class Results:
 
 def fold_path(out: Path, subject: str, seed: int) -> Path:
     """Where a fold's result lies."""
-    return out / "folds" / f"{subject.replace('/', '-')}-seed{seed}.json"
+    name = re.sub(r"[^\w.+-]+", "-", subject)
+    return out / "folds" / f"{name}-seed{seed}.json"
 
 
 def write_fold(out: Path, result: FoldResult, digest: str) -> None:
@@ -86,7 +88,10 @@ def read_fold(out: Path, subject: str, seed: int, digest: str) -> FoldResult | N
     Raises FlickerError where it comes from another config, other data or another encoder.
     """
     path = fold_path(out, subject, seed)
-    return read_fold_file(path, digest) if path.exists() else None
+    found = read_fold_file(path, digest) if path.exists() else None
+    if found is not None and found.subject != subject:
+        raise FlickerError(f"{path} is of {found.subject}, and {subject} would lie there too; rename one of them")
+    return found
 
 
 def read_fold_file(path: Path, digest: str) -> FoldResult:

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
         raise UsageError("out: '' is missing; several runs need a folder for their report: --out DIR")
     if len(set(config.runs)) < len(config.runs):
         raise UsageError("runs: a run is given twice; give each once")
-    from finetune import report
+    from finetune.reporting import report
 
     path = report.write_folders([Path(name) for name in config.runs], Path(config.out or config.runs[0]))
     print(f"report: {path}")

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune import loso, report
+from finetune import loso
 from finetune.config import DataConfig, FinetuneConfig, HeadConfig, ProtocolConfig, TrainConfig
 from finetune.options.htnet import HTNetOptions
+from finetune.reporting import report
 
 LANDMARKS = ("left_eye", "right_eye", "mouth_left", "mouth_right")
 POINTS = (8, 9, 19, 9, 9, 20, 18, 20)

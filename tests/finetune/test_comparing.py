@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune import comparing, finished, predictions, report
 from finetune.fold import SELECTIONS
-from finetune.tables_out import Sheet, latex, markdown
+from finetune.reporting import comparing, finished, predictions, report
+from finetune.reporting.tables_out import Sheet, latex, markdown
 from shards.errors import FlickerError
 from tests.finetune import made_runs
 

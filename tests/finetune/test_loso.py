@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from finetune import loso, metrics, prepare
+from finetune import results as stored
 from finetune.backbone import Backbone
 from finetune.config import BackboneConfig, FinetuneConfig, HeadConfig
 from finetune.options.micron import MicronOptions
@@ -168,3 +169,12 @@ def test_data_that_cannot_be_evaluated_is_refused(config: FinetuneConfig) -> Non
     config.data.scheme = "C2-9"
     with pytest.raises(UsageError, match="no scheme 'C2-9'"):
         loso.run(config)
+
+
+def test_folds_whose_files_would_be_one_are_refused(config: FinetuneConfig, tiny: Backbone) -> None:
+    digest = finished(config, tiny).digest
+    folds = Path(config.out) / "folds"
+    assert stored.fold_path(folds.parent, "casme2->samm", 0).name == "casme2-samm-seed0.json"
+    (folds / "sub01-seed0.json").rename(folds / "sub-01-seed0.json")
+    with pytest.raises(FlickerError, match=r"is of sub01, and sub 01 would lie there too"):
+        stored.read_fold(folds.parent, "sub 01", 0, digest)

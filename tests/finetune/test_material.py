@@ -70,6 +70,19 @@ def test_heads_that_read_images_are_refused_on_maps(maps: Path, tmp_path: Path) 
         loso.run(config)
 
 
+def test_parts_of_a_composite_can_be_taken_alone(maps: Path, tmp_path: Path) -> None:
+    table = maps / "clips.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(line.replace("casme2", "samm") for line in lines[1:4]), *lines[4:]]))
+    config = run_config(maps, tmp_path / "run")
+    config.data.parts = ["casme2"]
+    results = loso.run(config)
+    assert results is not None and results.clips == 9 and results.subjects == 3 and not results.parts
+    config.data.parts = ["casme2", "smic"]
+    with pytest.raises(UsageError, match=r"data\.parts: no clips of smic; there are casme2, samm"):
+        loso.run(config)
+
+
 def test_rows_of_maps_follow_the_clips(maps: Path) -> None:
     found = flow_maps.load(maps)
     some = [found.clips[7], found.clips[2]]

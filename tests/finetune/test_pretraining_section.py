@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune import loso, pretraining
+from finetune import loso
 from finetune.backbone import Backbone
 from finetune.config import FinetuneConfig
+from finetune.reporting import pretraining
 
 
 def loss_line(step: int, loss: float = 1.0) -> str:

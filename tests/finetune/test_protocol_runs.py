@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from finetune import loso, parts, report
+from finetune import loso, parts
 from finetune.fold import run_fold
 from finetune.prepare import prepare
+from finetune.reporting import report
 from finetune.results import Results
 from shards.errors import FlickerError
 from tests.finetune.kills import quick, write_maps

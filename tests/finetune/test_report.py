@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune import charts, examples, finished, loso, predictions, report
+from finetune import loso
 from finetune.backbone import Backbone
 from finetune.config import DataConfig, FinetuneConfig, ProtocolConfig, TrainConfig
-from finetune.examples import overlay
 from finetune.prepare import prepare
+from finetune.reporting import charts, examples, finished, predictions, report
+from finetune.reporting.examples import overlay
 from finetune.validation import PRIVATE
 from shards.errors import FlickerError
 from tests.finetune import made_runs

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from finetune import report
+from finetune.reporting import report
 from shards.files import write_json
 from tests.finetune import made_runs
 

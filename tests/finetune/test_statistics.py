@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from finetune import metrics, statistics
-from finetune.calibration import FLOOR, calibration
+from finetune import metrics
+from finetune.reporting import statistics
+from finetune.reporting.calibration import FLOOR, calibration
 
 
 def counts(seed: int, people: int = 6, seeds: int = 1, classes: int = 3, clips: int = 7) -> np.ndarray:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune import tracking
 from finetune.config import FinetuneConfig
+from finetune.reporting import tracking
 from pretrain.tracking import Tracker
 from shards.errors import FlickerError
 from tests.finetune import made_runs

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
-from finetune import published, statistics
-from finetune.finished import Run
+from finetune import published
+from finetune.reporting import statistics
+from finetune.reporting.finished import Run
 
 TESTED = ("last", "inner")
 """Selections that are tested. Not `oracle`: a difference between two leaks says nothing about the recognisers."""

@@ -11,12 +11,22 @@ import jinja2
 import numpy as np
 import yaml
 
-from finetune import charts, comparing, examples, figures, finished, predictions, sheets, sheets_compared, tables_out
-from finetune.finished import Run
 from finetune.fold import SELECTIONS, FoldResult
 from finetune.prepare import Prepared
+from finetune.reporting import (
+    charts,
+    comparing,
+    examples,
+    figures,
+    finished,
+    predictions,
+    sheets,
+    sheets_compared,
+    tables_out,
+)
+from finetune.reporting.finished import Run
+from finetune.reporting.tables_out import Sheet
 from finetune.results import SELECTION_TITLES, SIMULATED, Results
-from finetune.tables_out import Sheet
 from shards.files import write_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune import statistics
-from finetune.finished import Run
 from finetune.fold import SELECTIONS
-from finetune.sheets import LEAKS, SHOWN, figure, method, ranged
-from finetune.tables_out import Sheet
+from finetune.reporting import statistics
+from finetune.reporting.finished import Run
+from finetune.reporting.sheets import LEAKS, SHOWN, figure, method, ranged
+from finetune.reporting.tables_out import Sheet
 
 
 def names(runs: Sequence[Run]) -> list[str]:

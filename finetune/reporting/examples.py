@@ -18,8 +18,8 @@ import torch
 
 from finetune.material import Material
 from finetune.motion import drawing
-from finetune.predictions import Predictions
 from finetune.prepare import Prepared
+from finetune.reporting.predictions import Predictions
 from finetune.validation import PRIVATE
 from shards.files import atomic_path, read_json, write_json
 

@@ -1,15 +1,15 @@
-"""The tables of a report about one run: `finetune.analysis` figures as text cells."""
+"""The tables of a report about one run: `finetune.reporting.analysis` figures as text cells."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune import statistics
-from finetune.calibration import BINS
-from finetune.finished import Run
 from finetune.fold import SELECTIONS
-from finetune.tables_out import Sheet
+from finetune.reporting import statistics
+from finetune.reporting.calibration import BINS
+from finetune.reporting.finished import Run
+from finetune.reporting.tables_out import Sheet
 
 SHOWN = {"uf1": "UF1", "uar": "UAR", "accuracy": "accuracy = WAR", "weighted_f1": "weighted F1"}
 HARD = "\N{NO-BREAK SPACE}"

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from finetune import metrics, statistics
-from finetune.calibration import calibration
+from finetune import metrics
 from finetune.fold import SELECTIONS
-from finetune.predictions import Predictions
+from finetune.reporting import statistics
+from finetune.reporting.calibration import calibration
+from finetune.reporting.predictions import Predictions
 from finetune.results import Results
 
 WORST = 20

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from finetune import examples, predictions, pretraining
 from finetune import results as stored
-from finetune.analysis import analyse
-from finetune.examples import Example
-from finetune.predictions import Predictions
+from finetune.reporting import examples, predictions, pretraining
+from finetune.reporting.analysis import analyse
+from finetune.reporting.examples import Example
+from finetune.reporting.predictions import Predictions
 from finetune.results import Results
 from shards.errors import FlickerError
 
@@ -27,7 +27,7 @@ class Run:
     results: Results
     predictions: Predictions
     figures: dict[str, Any]
-    """`finetune.analysis.analyse`."""
+    """`finetune.reporting.analysis.analyse`."""
     examples: list[Example] = field(default_factory=list)
     pretraining: pretraining.Pretraining | None = None
     data: str = ""

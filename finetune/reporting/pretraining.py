@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from finetune import charts
+from finetune.reporting import charts
 
 LOSSES = ("reconstruction", "loss")  # drawn over each other: the total lies close to the reconstruction
 PROBE = "motion_auroc"

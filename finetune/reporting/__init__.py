@@ -1,0 +1,1 @@
+"""Reports of finished runs: predictions, statistics, charts, pages, and what wandb is told."""
