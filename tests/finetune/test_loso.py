@@ -174,7 +174,7 @@ def test_data_that_cannot_be_evaluated_is_refused(config: FinetuneConfig) -> Non
 def test_folds_whose_files_would_be_one_are_refused(config: FinetuneConfig, tiny: Backbone) -> None:
     digest = finished(config, tiny).digest
     folds = Path(config.out) / "folds"
-    assert stored.fold_path(folds.parent, "casme2->samm", 0).name == "casme2-samm-seed0.json"
+    assert stored.fold_path(folds.parent, "casme2->samm", 0).name == "casme2--samm-seed0.json"
     (folds / "sub01-seed0.json").rename(folds / "sub-01-seed0.json")
     with pytest.raises(FlickerError, match=r"is of sub01, and sub 01 would lie there too"):
         stored.read_fold(folds.parent, "sub 01", 0, digest)
