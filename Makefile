@@ -29,7 +29,7 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	python -m pytest -m slow
 
-# Reader, writer and training step against their peers. MosaicML Streaming goes where only the benchmarks look: its
+# Reader, writer, training step and folds against their peers. MosaicML Streaming goes where only the benchmarks look: its
 # own dependencies would replace numpy.
 STREAMING := mosaicml-streaming==0.13.0 brotli==1.2.1 python-snappy==0.7.3 cramjam==2.14.0 zstd==1.5.7.2 catalogue==2.0.10
 bench: $(VENV)/.installed
@@ -37,6 +37,7 @@ bench: $(VENV)/.installed
 	python launch/bench.py reader --json runs/bench/reader.json
 	python launch/bench.py writer --json runs/bench/writer.json
 	python launch/bench.py step --json runs/bench/step.json
+	python launch/bench.py loso --json runs/bench/loso.json
 	python -m launch.benchmarks.sizing runs/bench/reader.json runs/bench/writer.json
 
 lint: $(VENV)/.installed

@@ -3,8 +3,8 @@
 The parameters of all members lie in one stack [F ...], over which the network is vectorised (torch.func): every step
 is one forward, one backward and one update for all of them. Each member keeps its own initial weights, statistics,
 order, augmentation and class weights, drawn from the same generators as alone. Members of a stack have the same
-number of steps, so that they share one schedule; a batch that is shorter than another's is filled up with clips of
-weight 0. The inputs lie in memory once, and folds index them.
+number of steps, so that they share one schedule; last batches of different lengths are computed apart. The inputs lie
+in memory once, and folds index them.
 
 On a CPU the stacks are shared out to threads, each computing on its own, so that no operation waits for two threads.
 """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
@@ -31,35 +33,56 @@ class Stack:
             group["params"] = [self.leaves[names[id(parameter)]] for parameter in group["params"]]
         self.optimiser = optimise(groups, settings)
         self.schedule = make_schedule(self.optimiser, settings, steps)
+        shared = {name: value.detach() for name, value in self.parameters.items()}
         for place, core in enumerate(cores):  # so that the single networks hold no memory of their own
             for name, parameter in core.named_parameters():
-                parameter.data = self.parameters[name].detach()[place]
+                parameter.data = shared[name][place]
 
     @property
     def parameters(self) -> dict[str, Tensor]:
         """Name -> [F ...]."""
         return {name: shown(leaf) for name, leaf in self.leaves.items()}
 
-    def logits(self, inputs: Any, places: Sequence[int] | None = None) -> Tensor:
+    def logits(self, inputs: Any, places: slice | list[int] | None = None) -> Tensor:
         """[F B C] of inputs [F B ...]; `places`: of these members alone."""
-        state: Any = (self.parameters, self.buffers)
-        if places is not None and len(places) < self.count:
-            state = tree_map(lambda value: value[list(places)], state)
+
+        def some(value: Tensor) -> Tensor:
+            return value if places is None else value[places]
+
+        parameters = {name: shown(some(leaf)) for name, leaf in self.leaves.items()}
+        buffers = {name: some(value) for name, value in self.buffers.items()}
 
         def one(parameters: Any, buffers: Any, given: Any) -> Tensor:
             return functional_call(self.core, (parameters, buffers), (given,))  # type: ignore[no-any-return]
 
-        return vmap(one)(state[0], state[1], inputs)  # type: ignore[no-any-return, call-arg]
+        return vmap(one)(parameters, buffers, inputs)  # type: ignore[no-any-return, call-arg]
 
-    def step(self, inputs: Any, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
-        """One update of all members; returns the loss of each [F] before it."""
+    def step(self, inputs: Any, labels: Tensor, counts: Sequence[int], weights: Tensor, smoothing: float) -> Tensor:
+        """One update of all members; returns the loss of each [F] before it.
+
+        inputs [F B ...], labels int64 [F B], of which each member has the first `counts` [F]. Neighbours with equal
+        counts are computed together: rows that fill up a batch would change the order of its sums.
+        """
         self.core.train()
-        losses = -(targets(labels, weights, smoothing) * F.log_softmax(self.logits(inputs), dim=-1)).sum((1, 2))
+        found = []
+        for start, stop in runs(counts):
+            places = None if stop - start == self.count else slice(start, stop)
+            own = tree_map(lambda value, a=start, b=stop: value[a:b, : counts[a]], inputs)
+            logits = self.logits(own, places)
+            wanted = targets(labels[start:stop, : counts[start]], weights[start:stop], smoothing)
+            found.append(-(wanted * F.log_softmax(logits, dim=-1)).sum((1, 2)))
+        losses = torch.cat(found)
         self.optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()
         self.optimiser.step()
         self.schedule.step()
         return losses.detach()
+
+
+def runs(counts: Sequence[int]) -> list[tuple[int, int]]:
+    """[start, stop) of neighbours that are equal."""
+    edges = [0, *(place for place in range(1, len(counts)) if counts[place] != counts[place - 1]), len(counts)]
+    return list(pairwise(edges))
 
 
 def stored(stacked: Tensor) -> Tensor:
@@ -80,9 +103,9 @@ def shown(leaf: Tensor) -> Tensor:
 def targets(labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
     """What log-probabilities are multiplied by, so that their sum is minus F.cross_entropy's weighted mean.
 
-    labels int64 [F B], -1 where there is no clip; weights float32 [F C] of the classes -> float32 [F B C].
+    labels int64 [F B]; weights float32 [F C] of the classes -> float32 [F B C].
     """
     classes = weights.shape[-1]
-    chosen = F.one_hot(labels.clamp(min=0), classes) * weights[:, None] * (labels >= 0)[..., None]  # [F B C]
-    spread = weights[:, None] * (labels >= 0)[..., None] / classes
+    chosen = F.one_hot(labels, classes) * weights[:, None]  # [F B C]
+    spread = weights[:, None] / classes
     return ((1 - smoothing) * chosen + smoothing * spread) / chosen.sum((1, 2), keepdim=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune import fitted
@@ -96,7 +95,7 @@ def train_stack(
             part = slice(start, start + batch)
             own = (counts - start).clamp(max=batch)
             inputs = _inputs(members, shared, rows[:, part], own.tolist(), training=True)
-            found = stack.step(inputs, labels[:, part], weights, settings.label_smoothing)
+            found = stack.step(inputs, labels[:, part], own.tolist(), weights, settings.label_smoothing)
             total += found.double() * own.to(total)
         losses.append((total.cpu() / counts).numpy())
         for loss in losses[-1].tolist():
@@ -107,12 +106,11 @@ def train_stack(
 
 
 def _order(members: Sequence[Member], epoch: int) -> tuple[Tensor, Tensor]:
-    """(rows [F n] of an epoch in their order, labels [F n]); shorter ones are filled up with label -1."""
+    """(rows [F n] of an epoch in their order, labels [F n]); shorter ones are filled up."""
     orders = [member.orders[epoch] for member in members]
-    labels = [member.labels[order] for member, order in zip(members, orders, strict=True)]
-    longest = max(map(len, orders))
-    filled = torch.stack([F.pad(own, (0, longest - len(own)), value=-1) for own in labels])
-    return _stacked([member.rows[order] for member, order in zip(members, orders, strict=True)], longest), filled
+    longest, both = max(map(len, orders)), list(zip(members, orders, strict=True))
+    rows = _stacked([member.rows[order] for member, order in both], longest)
+    return rows, _stacked([member.labels[order] for member, order in both], longest)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from finetune.heads import htnet_areas as areas
 from finetune.heads.base import Head, Inputs
 from finetune.heads.blocks import encoder_groups, split_decay
 from finetune.heads.htnet_map import MapNet, chance
+from finetune.heads.htnet_tiles import TileNet, tiles
 from finetune.options.htnet import HTNetOptions
 from pretrain import MicronBert
 from shards.errors import UsageError
@@ -66,8 +67,16 @@ class HTNetHead(Head):
         grid, channels = int(self.encoder.encoder.grid), int(self.encoder.encoder.embed_dim)
         return MapNet("map", channels, grid, self.classes, self.options)
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the native map is made ready once per clip (htnet_tiles.py)."""
+        options = self.net.options
+        return self.encoder is None and options.scaling == "centred" and not options.jitter
+
     def readout(self) -> Head:
         """An untrained model of what `extract` gives."""
+        if self.fixed:
+            return TileNet(self._net())
         return HTNetHead(self.classes, self.options) if self.encoder is None else self._net()
 
     def split(self) -> tuple[Callable[[Inputs], Any], nn.Module]:
@@ -75,9 +84,9 @@ class HTNetHead(Head):
         return self.net.split() if self.encoder is None else super().split()
 
     def extract(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What does not depend on the fold: natively the inputs, plugged 'map' float32 [B g g D] and 'areas'."""
+        """What does not depend on the fold: natively 'tiles' or the inputs, plugged 'map' [B g g D] and 'areas'."""
         if self.encoder is None:
-            return dict(inputs)
+            return {"tiles": tiles(self.net, inputs)} if self.fixed else dict(inputs)
         onset, apex = (self.encoder.preprocess(frames) for frames in inputs["pair"].unbind(1))
         grid = int(self.encoder.encoder.grid)
         features = self.encoder.dma(onset, apex)[0].float()  # [B N D]
@@ -85,7 +94,7 @@ class HTNetHead(Head):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """logits [B C]"""
-        return self.net(self.extract(inputs))
+        return self.net(inputs if self.encoder is None else self.extract(inputs))
 
     def fit(self, portion: Portion) -> None:
         """Set the map's statistics with the present encoder. Raises LeakError unless a training portion."""

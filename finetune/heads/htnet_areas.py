@@ -57,7 +57,7 @@ class MapScaling(nn.Module):
 
     def fit(self, maps: Tensor) -> None:
         """Statistics of training maps [n G G C]."""
-        self.standardise.fit(self._centre(maps))
+        self.standardise.fit(self.centre(maps))
 
     def forward(self, maps: Tensor) -> Tensor:
         """[B G G C] -> [B G G C]"""
@@ -66,9 +66,9 @@ class MapScaling(nn.Module):
         if self.how == "minmax":
             low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
             return 255 * (maps - low) / (high - low).clamp(min=1e-12)
-        return self.standardise(self._centre(maps))
+        return self.standardise(self.centre(maps))
 
-    def _centre(self, maps: Tensor) -> Tensor:
+    def centre(self, maps: Tensor) -> Tensor:
         """Maps whose median of u and v, the motion of most of the face, is taken off."""
         if self.how != "centred":
             return maps

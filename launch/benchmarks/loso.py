@@ -21,6 +21,7 @@ from finetune.batched import run_group, tasks, train_together
 from finetune.config import FinetuneConfig, TrainConfig
 from finetune.fold import FoldResult, run_fold
 from finetune.folds import Fold, Samples, loso
+from finetune.heads.base import Head
 from finetune.options.htnet import HTNetOptions
 from finetune.prepare import choose_device, prepare
 from finetune.training import MakeModel, train
@@ -41,19 +42,19 @@ class LosoConfig:
 
     root: str = ""
     """folder of flow maps (dataset flow-maps); random maps of MEGC2019's numbers if empty"""
-    folds: int = 0
+    folds: int = 16
     """folds to train, spread over all (0: all)"""
-    together: int = 16
+    together: int = 32
     """trainings at the same time"""
     threads: int = 0
     """threads of every row (0: as torch has them)"""
-    epochs: int = 12
+    epochs: int = 4
     """epochs of a training"""
-    dim: int = 64
+    dim: int = 32
     """width of HTNet's bottom level"""
     depths: tuple[int, ...] = (1, 1, 2)
     """HTNet's layers per level"""
-    repeats: int = 3
+    repeats: int = 2
     """times that every row is measured, in turn"""
     device: str = "auto"
     """auto, cpu or cuda"""
@@ -103,15 +104,15 @@ def _work(config: LosoConfig) -> Work:
     whole.data.root, whole.data.dataset, whole.data.scheme = config.root, "flow-maps", "MEGC2019"
     whole.train = TrainConfig(epochs=config.epochs, batch=64, lr=3e-4, class_weights=False, together=config.together)
     device = choose_device(config.device)
-    samples = prepare(whole, quiet=True).samples if config.root else _random(config.quick)
+    head = heads.create("htnet", 3, None, **vars(options))
+    samples = prepare(whole, quiet=True).samples if config.root else _random(config.quick, head)
     folds = loso(samples.subjects)
     if config.folds:
         folds = [folds[place] for place in np.linspace(0, len(folds) - 1, min(config.folds, len(folds))).astype(int)]
-    head = heads.create("htnet", len(samples.classes), None, **vars(options))
     return Work(samples, folds, head.readout, whole.train, device)
 
 
-def _random(quick: bool) -> Samples:
+def _random(quick: bool, head: Head) -> Samples:
     """Maps of noise; subjects have different numbers of clips."""
     subjects, clips = (6, 90) if quick else (SUBJECTS, CLIPS)
     generator = torch.Generator().manual_seed(0)
@@ -119,9 +120,10 @@ def _random(quick: bool) -> Samples:
     people = sorted([*more.tolist(), *range(subjects)])
     centres = torch.tensor([[6.4, 8.3], [20.4, 8.2], [7.7, 20.0], [19.3, 19.9]])
     inputs = {
-        "flow": torch.randn(clips, 1, 28, 28, 3, generator=generator),
-        "areas": (centres + torch.rand(clips, 4, 2, generator=generator))[:, None],
+        "flow": torch.randn(clips, 28, 28, 3, generator=generator),
+        "areas": centres + torch.rand(clips, 4, 2, generator=generator),
     }
+    inputs = {name: value[:, None] for name, value in head.extract(inputs).items()}
     names = tuple(f"s{person:02d}" for person in people)
     labels = torch.randint(3, (clips,), generator=generator)
     return Samples(tuple(f"d/{name}/{i}" for i, name in enumerate(names)), names, labels, inputs, ("a", "b", "c"))

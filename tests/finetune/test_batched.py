@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from finetune import batched, heads, loso, running
 from finetune.backbone import Backbone
 from finetune.batched import Task, arrange, run_group, tasks, train_together
-from finetune.batched_stack import Stack, shown, stored, targets
+from finetune.batched_stack import Stack, runs, shown, stored, targets
 from finetune.config import BackboneConfig, FinetuneConfig, HeadConfig, TrainConfig
 from finetune.fold import run_fold
 from finetune.folds import LeakError, Portion, Samples
@@ -120,16 +120,21 @@ def test_threads_change_nothing() -> None:
 @given(st.integers(1, 6), st.floats(0, 0.5), st.booleans())
 def test_targets_are_those_of_cross_entropy(count: int, smoothing: float, weighted: bool) -> None:
     generator = torch.Generator().manual_seed(count)
-    logits = torch.randn(2, 6, 3, generator=generator)
-    labels = torch.randint(3, (2, 6), generator=generator)
-    labels[1, count:] = -1
+    logits = torch.randn(2, count, 3, generator=generator)
+    labels = torch.randint(3, (2, count), generator=generator)
     weights = 0.5 + torch.rand(2, 3, generator=generator) if weighted else torch.ones(2, 3)
     found = -(targets(labels, weights, smoothing) * F.log_softmax(logits, dim=-1)).sum((1, 2))
-    for place, own in enumerate((6, count)):
-        expected = F.cross_entropy(
-            logits[place, :own], labels[place, :own], weight=weights[place], label_smoothing=smoothing
-        )
+    for place in range(2):
+        expected = F.cross_entropy(logits[place], labels[place], weight=weights[place], label_smoothing=smoothing)
         assert found[place] == pytest.approx(float(expected), rel=1e-5)
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=9))
+def test_runs_are_neighbours_that_are_equal(counts: list[int]) -> None:
+    found = runs(counts)
+    assert [place for start, stop in found for place in range(start, stop)] == list(range(len(counts)))
+    assert all(len(set(counts[start:stop])) == 1 for start, stop in found)
+    assert all(counts[start] != counts[start - 1] for start, _ in found[1:])
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(2, 12), st.integers(1, 4))
@@ -151,7 +156,7 @@ def test_a_stack_holds_parameters_once_and_the_single_networks_show_them() -> No
     for core, own in zip(cores, before, strict=True):
         assert all(map(torch.equal, core.parameters(), own))
     x = {"features": torch.randn(3, 4, 40)}
-    stack.step(x, torch.zeros(3, 4, dtype=torch.int64), torch.ones(3, 3), 0.0)
+    stack.step(x, torch.zeros(3, 4, dtype=torch.int64), [4, 4, 4], torch.ones(3, 3), 0.0)
     assert not torch.equal(next(cores[1].parameters()), before[1][0])  # trained where they lie
     after = stack.logits(x)
     for place, core in enumerate(cores):

@@ -19,6 +19,7 @@ from finetune.folds import LeakError, Samples, loso
 from finetune.heads import htnet, htnet_areas
 from finetune.heads.htnet import HTNetHead
 from finetune.heads.htnet_map import MapNet
+from finetune.heads.htnet_tiles import TileNet
 from finetune.options.htnet import HTNetOptions
 from pretrain import create
 from shards.errors import UsageError
@@ -314,3 +315,27 @@ def test_recipes_hold_options_that_the_head_has(repository: Path, name: str, par
     with torch.device("meta"):
         head = HTNetHead(3, HTNetOptions(**recipe["head"]["htnet"]))
     assert sum(p.numel() for p in head.parameters()) == parameters
+
+
+@pytest.mark.parametrize("mirror", [0.0, 1.0])
+def test_centred_maps_made_ready_once_give_the_same_logits(mirror: float) -> None:
+    head, clips = heads.create("htnet", 3, scaling="centred", mirror=mirror, **SMALL), _clips(6)
+    ready = head.eval().extract(clips)
+    net = head.readout().eval()
+    assert head.fixed and isinstance(net, TileNet) and ready["tiles"].shape[1] == 1 + bool(mirror)
+    net.hierarchy.load_state_dict(head.net.hierarchy.state_dict())
+    mean, scale = torch.tensor([0.1, -0.2, 0.3]), torch.tensor([2.0, 3.0, 4.0])
+    for standardise in (net.standardise, head.net.scaling.standardise):
+        standardise.mean.copy_(mean)
+        standardise.scale.copy_(scale)
+    assert torch.equal(net(ready), head(clips))
+    turned = net.augment(ready, torch.Generator().manual_seed(0))
+    mirrored = {"flow": htnet_areas.mirror_maps(clips["flow"]), "areas": htnet_areas.mirror_areas(clips["areas"], 28)}
+    assert torch.equal(net(turned), head(mirrored if mirror else clips))
+
+
+def test_maps_are_made_ready_only_where_no_fold_and_no_chance_has_a_part() -> None:
+    for options in ({"scaling": "standard"}, {"scaling": "centred", "jitter": 1.0}):
+        head = heads.create("htnet", 3, **options, **SMALL)
+        clips = _clips(2)
+        assert not head.fixed and head.extract(clips).keys() == clips.keys()

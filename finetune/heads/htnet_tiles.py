@@ -1,0 +1,66 @@
+"""HTNet behind maps that are centred clip by clip: everything before the statistics is the same in every fold.
+
+Centring (a median per clip), cutting and arranging the areas cost as much as a small network's layers. Where nothing
+of them depends on the fold or on chance but the choice between a clip and its mirrored self, they are done once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from finetune.folds import Portion
+from finetune.heads import htnet_areas as areas
+from finetune.heads.base import Head, Inputs
+from finetune.heads.htnet_map import MapNet, chance
+
+
+def tiles(net: MapNet, inputs: Inputs) -> Tensor:
+    """'flow' [B G G C] and 'areas' [B 4 2] as centred, arranged areas [B V S S C]; V 2: of the mirrored clip too."""
+    options, maps, centres = net.options, inputs["flow"].float(), inputs["areas"].float()
+    both = [(maps, centres)]
+    if options.mirror:
+        both.append((areas.mirror_maps(maps), areas.mirror_areas(centres, options.grid)))
+    return torch.stack([_arranged(net, *one) for one in both], dim=1)
+
+
+def _arranged(net: MapNet, maps: Tensor, centres: Tensor) -> Tensor:
+    """[B S S C]"""
+    centres = areas.rescale(centres, net.options.grid, net.grid)
+    first = areas.corners(centres, net.grid, net.side, net.options.release)
+    return areas.arrange(net.scaling.centre(maps), first, net.side)
+
+
+class TileNet(Head):
+    """A `MapNet` that reads 'tiles' float32 [B V S S C] (`tiles`); the first of V is what it sees."""
+
+    def __init__(self, net: MapNet):
+        super().__init__()
+        self.standardise, self.hierarchy, self.mirror = net.scaling.standardise, net.hierarchy, net.options.mirror
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """logits [B C]"""
+        return self.hierarchy(self.scaled(inputs))
+
+    def split(self) -> tuple[Callable[[Inputs], Tensor], nn.Module]:
+        """The scaled tiles, and the hierarchy behind them."""
+        return self.scaled, self.hierarchy
+
+    def scaled(self, inputs: Inputs) -> Tensor:
+        """[B S S C]"""
+        return self.standardise(inputs["tiles"][:, 0])
+
+    def fit(self, portion: Portion) -> None:
+        """Set the statistics from training clips. Raises LeakError for any other portion."""
+        portion.require_training("statistics of HTNet's tiles")
+        self.standardise.fit(portion.inputs["tiles"][:, 0])
+
+    def augment(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
+        """Some clips mirrored, as the option says."""
+        if not self.mirror:
+            return inputs
+        found = inputs["tiles"]
+        chosen = chance(len(found), self.mirror, generator, found.device)
+        return {"tiles": torch.where(chosen[:, None, None, None], found[:, 1], found[:, 0])[:, None]}
