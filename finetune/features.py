@@ -76,3 +76,21 @@ def extract(arrays: Arrays, head: Head, quiet: bool = False) -> dict[str, Tensor
 def _kept(value: Tensor) -> Tensor:
     """On the CPU, floats as float32."""
     return value.float().cpu() if value.is_floating_point() else value.cpu()
+
+
+def shared(inputs: Mapping[str, Tensor], folder: Path, key: str) -> dict[str, Tensor]:
+    """The same tensors, mapped from files in `folder`, so that processes of one machine hold them in memory once.
+
+    Who comes first writes them. What a process writes into its tensors stays its own.
+    """
+    found = {}
+    for name, value in inputs.items():
+        path = folder / f"{key}-{name}.npy"
+        if not path.exists():
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, value.numpy(), allow_pickle=False)
+        try:
+            found[name] = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        except FileNotFoundError:  # the others have finished, and taken it away
+            found[name] = value
+    return found

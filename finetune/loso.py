@@ -13,13 +13,13 @@ import platform
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from finetune import ensembles, guards, parts, protocols, recogniser
+from finetune import ensembles, features, guards, parts, protocols, recogniser
 from finetune import results as stored
 from finetune.backbone import Backbone
 from finetune.config import FinetuneConfig
@@ -33,6 +33,8 @@ from shards.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
+SHARED = "shared"
+"""Folder of the inputs that several processes map into memory; gone when the run is."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ def run(config: FinetuneConfig, backbone: Backbone | None = None) -> Results | N
     _clear(config, out, world)
     started = time.perf_counter()
     prepared = prepare(config, backbone, quiet=world.rank != 0)
+    if world.size > 1:
+        held = features.shared(prepared.samples.inputs, out / SHARED, prepared.digest)
+        prepared.samples = replace(prepared.samples, inputs=held)
     ready = time.perf_counter()
     claim(out, prepared.identity)
     findings = look_for_leaks(config, prepared) if world.rank == 0 else []
@@ -68,6 +73,7 @@ def run(config: FinetuneConfig, backbone: Backbone | None = None) -> Results | N
     if world.rank != 0:
         return None
     folds = gather(jobs, out, prepared.digest, config.wait_minutes * 60)
+    shutil.rmtree(out / SHARED, ignore_errors=True)
     seconds = {"prepare": round(ready - started, 2), "folds": round(time.perf_counter() - ready, 2)}
     results = summarise(config, prepared, folds, seconds)
     results.findings = [asdict(finding) for finding in (*findings, *guards.check_results(results))]

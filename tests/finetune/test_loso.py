@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune import loso, metrics, prepare
+from finetune import features, loso, metrics, prepare
 from finetune import results as stored
 from finetune.backbone import Backbone
 from finetune.config import BackboneConfig, FinetuneConfig, HeadConfig
@@ -106,8 +106,10 @@ def test_ranks_share_the_folds_and_rank_0_gathers(
     monkeypatch.setenv("RANK", "1")
     assert loso.run(config, tiny) is None
     assert len(list((Path(config.out) / "folds").glob("*.json"))) == 4
+    assert len(list((Path(config.out) / loso.SHARED).glob("*.npy"))) == 1
     monkeypatch.setenv("RANK", "0")
     assert finished(config, tiny).selections == alone.selections
+    assert not (Path(config.out) / loso.SHARED).exists()
     with pytest.raises(UsageError, match="fresh"):
         loso.run(replace(config, fresh=True), tiny)
 
@@ -178,3 +180,16 @@ def test_folds_whose_files_would_be_one_are_refused(config: FinetuneConfig, tiny
     (folds / "sub01-seed0.json").rename(folds / "sub-01-seed0.json")
     with pytest.raises(FlickerError, match=r"is of sub01, and sub 01 would lie there too"):
         stored.read_fold(folds.parent, "sub 01", 0, digest)
+
+
+def test_processes_map_the_same_file_and_keep_their_changes(tmp_path: Path) -> None:
+    inputs = {"flow": torch.randn(3, 1, 4), "areas": torch.arange(6).view(3, 2)}
+    first = features.shared(inputs, tmp_path, "key")
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    first["flow"][0] = 9.0
+    second = features.shared(inputs, tmp_path, "key")
+    assert {path.name for path in written} == {"key-flow.npy", "key-areas.npy"}
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert all(
+        torch.equal(second[name], value) and second[name].dtype == value.dtype for name, value in inputs.items()
+    )

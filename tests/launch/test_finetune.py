@@ -209,3 +209,30 @@ def test_the_recipes_are_read_without_a_surprise(repository: Path) -> None:
         config = parse(FinetuneConfig, ["--config", str(path)], command="finetune.py", description="")
         assert config.head.name in HEADS and config.protocol.seeds, path
         assert f"--config launch/recipes/finetune/{path.name}" in path.read_text() or path.stem == "demo"
+
+
+@pytest.mark.slow
+def test_deepspeed_spreads_the_folds_over_ranks(repository: Path, labelled: Path, tmp_path: Path, call: Call) -> None:
+    words = ["--data.root", str(labelled), *quick(tmp_path)]
+    assert call(*words, "--out", str(tmp_path / "one")).returncode == 0
+    done = subprocess.run(
+        [
+            "deepspeed",
+            "--num_gpus",
+            "2",
+            "--master_port",
+            "29681",
+            "launch/finetune.py",
+            *words,
+            "--out",
+            tmp_path / "two",
+        ],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"},
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / name / "predictions.csv").read_text() for name in ("one", "two"))
+    assert one == two and "report:" in done.stdout
