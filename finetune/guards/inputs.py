@@ -20,6 +20,7 @@ PICTURE = 256  # an input of fewer values per clip (places, lengths) is alike in
 ALIKE = 0.01  # squared distance of two standardised clips, as a share of their mean square, below which they are one
 BAR = 0.95  # share of a position's variance that the label explains, on clips of other subjects
 SHUFFLES = 39  # random labellings that must all explain less
+FALSE_ALARM = 1e-4  # probability that random binary values tell the label somewhere
 RARE = 0.05  # expected number of chance hits among the positions that vary in one subject alone
 
 
@@ -83,8 +84,12 @@ def told(name: str, x: np.ndarray, places: np.ndarray, labels: np.ndarray, peopl
 
     A position is reported where that holds with every subject left out in turn, and where none of the random
     labellings explains as much at any position (few clips with few distinct values would by chance). x float32 [n p]
-    about the column's mean, places int64 [p].
+    about the column's mean, places int64 [p]. Clips so few that their labels can be dealt out in fewer than
+    p / FALSE_ALARM ways tell nothing: some position agrees with them by chance.
     """
+    ways = math.lgamma(len(labels) + 1) - sum(math.lgamma(count + 1) for count in np.bincount(labels).tolist())
+    if ways < math.log(max(x.shape[1], 1) / FALSE_ALARM):
+        return []
     near = np.flatnonzero(_explained(x, labels) >= BAR)
     if not len(near):
         return []
