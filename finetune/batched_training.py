@@ -10,12 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune import fitted
 from finetune.batched_stack import Stack
 from finetune.config import TrainConfig
 from finetune.folds import LeakError, Portion
 from finetune.heads.base import Head
-from finetune.training import EVALUATION_BATCH, MakeModel, Trajectory, class_weights, finite
+from finetune.training import (
+    EVALUATION_BATCH,
+    MakeModel,
+    Trajectory,
+    class_weights,
+    finite,
+    fitted_model,
+    labels_apart,
+)
 
 
 @dataclass
@@ -48,14 +55,10 @@ def begin(
     device: torch.device,
 ) -> Member:
     """A member before its first step; draws from the global generator what `train` draws, in its order."""
-    labels = training.require_training("a model")
-    if shared := set(training.subjects) & set(watched.subjects):
-        raise LeakError(f"subjects {sorted(shared)} are both trained on and evaluated")
+    labels = labels_apart(training, watched)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = make_model().to(device)
-        model.fit(training.to(device))
-        fitted.require(model, training)
+        model = fitted_model(training.to(device), make_model, device)
         orders = [torch.randperm(len(training)).to(device) for _ in range(settings.epochs)]
     front, core = model.split()
     return Member(

@@ -45,14 +45,10 @@ def train(
     loss stops being finite.
     """
     training, watched = training.to(device), watched.to(device)
-    labels = training.require_training("a model")
-    if shared := set(training.subjects) & set(watched.subjects):
-        raise LeakError(f"subjects {sorted(shared)} are both trained on and evaluated")
+    labels = labels_apart(training, watched)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = make_model().to(device)
-        model.fit(training)
-        fitted.require(model, training)
+        model = fitted_model(training, make_model, device)
         weights = class_weights(labels, len(classes)) if settings.class_weights else None
         batch = settings.batch or len(training)
         optimiser = make_optimiser(model, settings)
@@ -69,6 +65,23 @@ def train(
             finite(losses[-1], epoch, settings)
             logits.append(predict(model, watched.inputs, min(batch, EVALUATION_BATCH)))
     return Trajectory(np.array(losses), np.stack(logits))
+
+
+def labels_apart(training: Portion, watched: Portion) -> Tensor:
+    """The training clips' labels. Raises LeakError where they may not be trained on, or share a subject with the
+    watched ones."""
+    labels = training.require_training("a model")
+    if shared := set(training.subjects) & set(watched.subjects):
+        raise LeakError(f"subjects {sorted(shared)} are both trained on and evaluated")
+    return labels
+
+
+def fitted_model(training: Portion, make_model: MakeModel, device: torch.device) -> Head:
+    """A new model on `device` whose statistics are of the training clips there, checked (finetune.fitted)."""
+    model = make_model().to(device)
+    model.fit(training)
+    fitted.require(model, training)
+    return model
 
 
 def step(

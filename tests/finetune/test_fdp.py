@@ -27,6 +27,7 @@ from finetune.motion import dynamic, sampling
 from finetune.options.fdp import FdpOptions
 from pretrain import create
 from shards.errors import FlickerError, UsageError
+from tests.finetune.four_people import samples_of
 
 SMALL: dict[str, Any] = {
     "frames": 4,
@@ -57,15 +58,7 @@ def _labels(count: int = 8) -> Tensor:
 
 
 def _samples(inputs: dict[str, Tensor]) -> Samples:
-    count = len(next(iter(inputs.values())))
-    names = [f"d/s{i % 4}" for i in range(count)]
-    return Samples(
-        ids=tuple(f"{name}/{i}" for i, name in enumerate(names)),
-        subjects=tuple(names),
-        labels=_labels(count),
-        inputs={name: value[:, None] for name, value in inputs.items()},
-        classes=("negative", "positive", "surprise"),
-    )
+    return samples_of(inputs, _labels(len(next(iter(inputs.values())))).tolist())
 
 
 def _luma(clip: Tensor) -> np.ndarray:

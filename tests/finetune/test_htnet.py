@@ -15,7 +15,7 @@ from finetune import heads
 from finetune.backbone import Backbone
 from finetune.config import TrainConfig
 from finetune.fold import run_fold
-from finetune.folds import LeakError, Samples, loso
+from finetune.folds import LeakError, loso
 from finetune.heads import htnet, htnet_areas
 from finetune.heads.htnet import HTNetHead
 from finetune.heads.htnet_map import MapNet
@@ -23,6 +23,7 @@ from finetune.heads.htnet_tiles import TileNet
 from finetune.options.htnet import HTNetOptions
 from pretrain import create
 from shards.errors import UsageError
+from tests.finetune.four_people import samples_of
 
 SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "depths": [1, 1, 1]}
 
@@ -41,17 +42,6 @@ def _frames(count: int = 3) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(1)
     pair = torch.randint(0, 256, (count, 2, 32, 32, 3), generator=g).to(torch.uint8)
     return {"pair": pair, "areas": _clips(count)["areas"]}
-
-
-def _samples(inputs: dict[str, torch.Tensor], labels: list[int]) -> Samples:
-    names = [f"d/s{i % 4}" for i in range(len(labels))]
-    return Samples(
-        ids=tuple(f"{name}/{i}" for i, name in enumerate(names)),
-        subjects=tuple(names),
-        labels=torch.tensor(labels),
-        inputs={name: value[:, None] for name, value in inputs.items()},
-        classes=("negative", "positive", "surprise"),
-    )
 
 
 def test_native_is_scaled_areas_through_the_hierarchy() -> None:
@@ -145,7 +135,7 @@ def test_released_scaling_leaves_8_bit_maps_alone() -> None:
 
 
 def test_statistics_come_from_training_clips_alone() -> None:
-    samples = _samples(_clips(), [0, 1, 2, 0, 1, 2, 0, 1])
+    samples = samples_of(_clips(), [0, 1, 2, 0, 1, 2, 0, 1])
     fold, head = loso(samples.subjects)[0], heads.create("htnet", 3, **SMALL)
     head.fit(fold.training(samples))
     rows = [i for i, name in enumerate(samples.subjects) if name != fold.subject]
@@ -179,7 +169,7 @@ def test_jitter_moves_the_four_areas_of_a_clip_together() -> None:
 
 
 def test_a_fold_trains_and_is_a_function_of_its_seed() -> None:
-    samples = _samples(_clips(), [0, 1, 2, 0, 1, 2, 0, 1])
+    samples = samples_of(_clips(), [0, 1, 2, 0, 1, 2, 0, 1])
     head = heads.create("htnet", 3, **SMALL)
     settings = TrainConfig(epochs=2, batch=4, lr=1e-3)
     fold = loso(samples.subjects)[1]
@@ -248,7 +238,7 @@ def test_plugged_clips_are_mirrored_before_the_encoder(tiny: Backbone) -> None:
 
 def test_plugged_statistics_are_of_the_training_maps(tiny: Backbone) -> None:
     clips = _frames(8)
-    samples = _samples(clips, [0, 1, 2, 0, 1, 2, 0, 1])
+    samples = samples_of(clips, [0, 1, 2, 0, 1, 2, 0, 1])
     head, fold = heads.create("htnet", 3, tiny.model, **SMALL), loso(samples.subjects)[0]
     head.fit(fold.training(samples))
     rows = [i for i, name in enumerate(samples.subjects) if name != fold.subject]

@@ -19,7 +19,7 @@ from finetune import heads
 from finetune.backbone import Backbone
 from finetune.config import FinetuneConfig, HeadConfig, ProtocolConfig, TrainConfig
 from finetune.fold import run_fold
-from finetune.folds import LeakError, Samples, loso
+from finetune.folds import LeakError, loso
 from finetune.heads import slstt, slstt_weights
 from finetune.heads.pooling import pool_cells
 from finetune.heads.slstt import SlsttHead
@@ -30,6 +30,7 @@ from finetune.motion import sampling
 from finetune.options.slstt import SlsttOptions, effective
 from pretrain import create
 from shards.errors import FlickerError, UsageError
+from tests.finetune.four_people import samples_of
 
 SMALL: dict[str, Any] = {"crop": 12, "size": 16, "patch": 8, "dim": 16, "depth": 1, "heads": 2, "frames": 3}
 SMALL |= {"hidden": 16, "layers": 1, "classifier": 8}
@@ -46,17 +47,6 @@ def _sequences(count: int = 3, frames: int = 6) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(1)
     sequence = torch.randint(0, 256, (count, frames, 32, 32, 3), generator=g).to(torch.uint8)
     return {"sequence": sequence, "sequence.apex": torch.arange(count, dtype=torch.int32) % frames}
-
-
-def _samples(inputs: dict[str, torch.Tensor], labels: list[int]) -> Samples:
-    names = [f"d/s{i % 4}" for i in range(len(labels))]
-    return Samples(
-        ids=tuple(f"{name}/{i}" for i, name in enumerate(names)),
-        subjects=tuple(names),
-        labels=torch.tensor(labels),
-        inputs={name: value[:, None] for name, value in inputs.items()},
-        classes=("negative", "positive", "surprise"),
-    )
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -116,7 +106,7 @@ def test_pictures_smaller_than_the_flow_are_drawn_once(scale: float, drawing: st
     assert {name: value.shape for name, value in found.items()} == {"pictures": (8, 3, 3, 8, 8)}
     seen = []
     for inputs in (clips, found):
-        samples = _samples(inputs, LABELS)
+        samples = samples_of(inputs, LABELS)
         head.fit(loso(samples.subjects)[0].training(samples))
         seen.append(head(inputs))
     assert torch.allclose(*seen, atol=1e-5) and torch.allclose(head(clips), head(found), atol=1e-5)
@@ -249,7 +239,7 @@ def test_timm_is_asked_and_its_failure_is_one_line(monkeypatch: pytest.MonkeyPat
 
 
 def test_statistics_come_from_training_clips_alone() -> None:
-    samples = _samples(_clips(), LABELS)
+    samples = samples_of(_clips(), LABELS)
     fold, head = loso(samples.subjects)[0], heads.create("slstt", 3, **SMALL)
     head.fit(fold.training(samples))
     rows = [i for i, name in enumerate(samples.subjects) if name != fold.subject]
@@ -264,7 +254,7 @@ def test_statistics_come_from_training_clips_alone() -> None:
 @pytest.mark.parametrize("release", [False, True])
 def test_a_fold_trains_in_the_papers_way_and_is_a_function_of_its_seed(release: bool) -> None:
     head = heads.create("slstt", 3, release=release, **SMALL)
-    samples = _samples({name: value.detach() for name, value in head.extract(_clips()).items()}, LABELS)
+    samples = samples_of({name: value.detach() for name, value in head.extract(_clips()).items()}, LABELS)
     settings = TrainConfig(epochs=2, batch=4, lr=1e-3, optimiser="sgd", momentum=0.9, weight_decay=1e-4)
     fold = loso(samples.subjects)[1]
     runs = [run_fold(fold, samples, head.readout, settings, 0, torch.device("cpu")) for _ in range(2)]
@@ -357,7 +347,7 @@ def test_learning_rates_fall_with_depth(tiny: Backbone) -> None:
 
 def test_plugged_statistics_are_of_the_training_clips(tiny: Backbone) -> None:
     clips = _sequences(8)
-    samples = _samples(clips, LABELS)
+    samples = samples_of(clips, LABELS)
     head, fold = heads.create("slstt", 3, tiny.model, **PLUG), loso(samples.subjects)[0]
     head.fit(fold.training(samples))
     rows = [i for i, name in enumerate(samples.subjects) if name != fold.subject]
