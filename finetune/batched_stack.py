@@ -44,7 +44,10 @@ class Stack:
         return {name: shown(leaf) for name, leaf in self.leaves.items()}
 
     def logits(self, inputs: Any, places: slice | list[int] | None = None) -> Tensor:
-        """[F B C] of inputs [F B ...]; `places`: of these members alone."""
+        """[F B C] of inputs [F B ...]; `places`: of these members alone.
+
+        A network that says `takes_stacks` computes for several at once by itself; any other is vectorised.
+        """
 
         def some(value: Tensor) -> Tensor:
             return value if places is None else value[places]
@@ -55,6 +58,8 @@ class Stack:
         def one(parameters: Any, buffers: Any, given: Any) -> Tensor:
             return functional_call(self.core, (parameters, buffers), (given,))  # type: ignore[no-any-return]
 
+        if getattr(self.core, "takes_stacks", False):
+            return one(parameters, buffers, inputs)
         return vmap(one)(parameters, buffers, inputs)  # type: ignore[no-any-return, call-arg]
 
     def step(self, inputs: Any, labels: Tensor, counts: Sequence[int], weights: Tensor, smoothing: float) -> Tensor:

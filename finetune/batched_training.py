@@ -126,16 +126,25 @@ def _inputs(
         return {name: value[rows] for name, value in shared.items()}
     fronts = []
     for member, own, count in zip(members, rows, counts, strict=True):
-        inputs: Mapping[str, Tensor] = {name: value[own[:count]] for name, value in shared.items()}
-        fronts.append(member.front(member.model.augment(inputs, member.varied) if training else inputs))
+        if training:
+            inputs = member.model.training_batch(shared, own[:count], member.varied)
+        else:
+            inputs = {name: value[own[:count]] for name, value in shared.items()}
+        fronts.append(member.front(inputs))
     return _stacked(fronts, rows.shape[1])
 
 
 def _stacked(values: Sequence[Any], longest: int) -> Any:
     """Tensors [b ...], alone or by name, as [F longest ...]; shorter ones repeat their first row."""
     if isinstance(values[0], Tensor):
-        return torch.stack([torch.cat([v, v[:1].expand(longest - len(v), *v.shape[1:])]) for v in values])
+        return torch.stack([_filled(value, longest) for value in values])
     return {name: _stacked([value[name] for value in values], longest) for name in values[0]}
+
+
+def _filled(value: Tensor, longest: int) -> Tensor:
+    """[b ...] as [longest ...]: its first row repeated."""
+    missing = longest - len(value)
+    return torch.cat([value, value[:1].expand(missing, *value.shape[1:])]) if missing else value
 
 
 @torch.no_grad()

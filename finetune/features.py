@@ -19,7 +19,7 @@ from shards.files import atomic_path
 from shards.progress import Progress
 
 BATCH = 16
-FORMAT = 3  # raised when features or a fold's result change their meaning: old ones are then not used
+FORMAT = 4  # raised when features or a fold's result change their meaning: old ones are then not used
 Arrays = Mapping[str, np.ndarray]
 
 

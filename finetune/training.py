@@ -59,7 +59,7 @@ def train(
             order = torch.randperm(len(training)).to(device)
             total = 0.0
             for rows in order.split(batch):
-                inputs = model.augment({name: value[rows] for name, value in training.inputs.items()}, varied)
+                inputs = model.training_batch(training.inputs, rows, varied)
                 total += step(model, inputs, labels[rows], weights, optimiser, schedule, settings) * len(rows)
             losses.append(total / len(order))
             finite(losses[-1], epoch, settings)

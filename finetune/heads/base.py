@@ -65,6 +65,10 @@ class Head(nn.Module):
         """A training batch, varied at random (crop, flip, jitter); `generator` is on the CPU."""
         return inputs
 
+    def training_batch(self, inputs: Inputs, rows: Tensor, generator: torch.Generator) -> Inputs:
+        """The training batch of the clips at rows int64 [B] of `inputs`, augmented."""
+        return self.augment({name: value[rows] for name, value in inputs.items()}, generator)
+
     def loss(
         self, inputs: Inputs, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
     ) -> tuple[Tensor, dict[str, Tensor]]:

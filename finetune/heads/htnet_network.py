@@ -1,19 +1,20 @@
 """HTNet's hierarchy (section 3.2, 3.3): Transformer layers inside blocks, and aggregation of four blocks into one.
 
 Tensors are channels-last here; with one token in a block, as published, attention has nothing to choose from and is
-its value projection.
+its value projection. Parameters may be those of several networks in one stack [F ...], of inputs [F B ...].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, nn, vmap
 
-from finetune.heads.layers import LayerNorm, Linear
+from finetune.heads.layers import LayerNorm, Linear, beside
 from finetune.heads.taps import SMALL, convolve
 
 
@@ -85,14 +86,14 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N n D] -> [N n D]"""
+        """[.. N n D] -> [.. N n D]"""
         rate = self.rate if self.training else 0.0
-        if x.shape[1] == 1 and rate == 0:  # softmax over one key is 1, whatever query and key are
+        if x.shape[-2] == 1 and rate == 0:  # softmax over one key is 1, whatever query and key are
             return self.out(self.v(x))
-        q, k = self.qk(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [N h n d]
-        v = self.v(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q, k = self.qk(x).flatten(0, -3).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [N h n d]
+        v = self.v(x).flatten(0, -3).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
-        return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+        return self.dropout(self.out(mixed.transpose(1, 2).reshape(*x.shape[:-1], self.inner)))
 
 
 class Layer(nn.Module):
@@ -103,14 +104,15 @@ class Layer(nn.Module):
         self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
         self.attention = Attention(width, heads, dropout)
         self.wide, self.narrow = Linear(width, ratio * width), Linear(ratio * width, width)
-        self.activation = nn.GELU() if activation == "gelu" else nn.ReLU()
+        self.activation = nn.GELU() if activation == "gelu" else nn.ReLU(inplace=True)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N n D] -> [N n D]"""
+        """[.. N n D] -> [.. N n D]"""
         x = x + self.attention(self.norm1(x))
-        hidden = self.dropout(self.activation(self.wide(self.norm2(x))))
-        return x + self.dropout(self.narrow(hidden))
+        rows = self.norm2(x).flatten(-3, -2)  # an activation in place wants no view
+        hidden = self.dropout(self.activation(self.wide(rows)))
+        return x + self.dropout(self.narrow(hidden)).view_as(x)
 
 
 class Level(nn.Module):
@@ -129,15 +131,15 @@ class Level(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens on their grid [B h w D] -> [B h w D]."""
-        batch, width = len(x), x.shape[-1]
-        x = x.unflatten(2, (self.blocks, self.side)).unflatten(1, (self.blocks, self.side))  # [B b s b s D]
-        x = x.transpose(2, 3).reshape(batch * self.blocks**2, self.side**2, width)
-        x = x + self.position
+        """Tokens on their grid [.. B h w D] -> [.. B h w D]."""
+        shape, cut = x.shape, (self.blocks, self.side)
+        x = x.unflatten(-2, cut).unflatten(-4, cut).transpose(-4, -3)  # [.. B b b s s D]
+        blocks = x.shape[-6:-1]
+        x = x.flatten(-3, -2).flatten(-5, -3)  # [.. N n D]
+        x = x + self.position.unsqueeze(-3)
         for layer in self.layers:
             x = layer(x)
-        x = x.reshape(batch, self.blocks, self.blocks, self.side, self.side, width).transpose(2, 3)
-        return x.flatten(3, 4).flatten(1, 2)
+        return x.unflatten(-2, blocks[-2:]).unflatten(-4, blocks[:3]).transpose(-4, -3).reshape(shape)
 
 
 class Aggregation(nn.Module):
@@ -149,16 +151,24 @@ class Aggregation(nn.Module):
         self.norm = LayerNorm(2 * width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B h w D] -> [B h/2 w/2 2D] (rounded up)"""
-        if x.shape[1] * x.shape[2] <= SMALL and self.convolution.bias is not None:
-            x = self.norm(convolve(x, self.convolution.weight) + self.convolution.bias)
+        """[.. B h w D] -> [.. B h/2 w/2 2D] (rounded up)"""
+        weight, bias = self.convolution.weight, self.convolution.bias
+        if x.shape[-3] * x.shape[-2] <= SMALL:
+            made = convolve(x, weight)
         else:
-            x = self.norm(self.convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        return F.max_pool2d(x.permute(0, 3, 1, 2), 3, stride=2, padding=1).permute(0, 2, 3, 1)
+            across = partial(F.conv2d, padding=1)
+            made = (across if weight.dim() == 4 else vmap(across))(x.movedim(-1, -3), weight).movedim(-3, -1)
+        made = self.norm(made + beside(bias, made)) if bias is not None else self.norm(made)
+        maps = made.flatten(0, -4).permute(0, 3, 1, 2)
+        pooled = F.max_pool2d(maps, 3, stride=2, padding=1).permute(0, 2, 3, 1)
+        return pooled.unflatten(0, x.shape[:-3])
 
 
 class Hierarchy(nn.Module):
-    """Arranged map [B S S C] to logits: tokens, levels with aggregation between, LayerNorm, mean, linear layer."""
+    """Arranged map [B S S C], or its `tokens`, to logits: levels and aggregations, LayerNorm, mean, linear layer."""
+
+    takes_stacks = True
+    """Parameters may be those of several networks (finetune.batched_stack)."""
 
     def __init__(
         self,
@@ -178,18 +188,19 @@ class Hierarchy(nn.Module):
         self.classify = Linear(shape.widths[-1], shape.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B S S C] -> [B classes]"""
-        x = self.embed(tokens(x, self.shape.patch))  # [B h w D]
+        """[.. B S S C] or [.. B h w p²·C] -> [.. B classes]"""
+        rows = x if x.shape[-1] == self.embed.in_features else tokens(x, self.shape.patch)
+        x = self.embed(rows)  # [B h w D]
         for level, aggregate in zip(self.levels, [*self.aggregations, nn.Identity()], strict=True):
             x = aggregate(level(x))
-        return self.classify(self.norm(x).mean(dim=(1, 2)))
+        return self.classify(self.norm(x).mean(dim=(-3, -2)))
 
 
 def tokens(x: Tensor, patch: int) -> Tensor:
-    """Squares of patch × patch cells as one row each, cell by cell: [B S S C] -> [B S/p S/p p²·C]."""
+    """Squares of patch × patch cells as one row each, cell by cell: [.. B S S C] -> [.. B S/p S/p p²·C]."""
     if patch == 1:
         return x
-    return x.unflatten(2, (-1, patch)).unflatten(1, (-1, patch)).transpose(2, 3).flatten(3)
+    return x.unflatten(-2, (-1, patch)).unflatten(-4, (-1, patch)).transpose(-4, -3).flatten(-3)
 
 
 def sizes(depths: Sequence[int], size: int, patch: int) -> str:

@@ -1,7 +1,8 @@
 """HTNet behind maps that are centred clip by clip: everything before the statistics is the same in every fold.
 
 Centring (a median per clip), cutting and arranging the areas cost as much as a small network's layers. Where nothing
-of them depends on the fold or on chance but the choice between a clip and its mirrored self, they are done once.
+of them depends on the fold or on chance but the choice between a clip and its mirrored self, they are done once, down
+to the cells of each token beside each other.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from finetune.folds import Portion
 from finetune.heads import htnet_areas as areas
 from finetune.heads.base import Head, Inputs
 from finetune.heads.htnet_map import MapNet, chance
+from finetune.heads.htnet_network import tokens
 
 
 def tiles(net: MapNet, inputs: Inputs) -> Tensor:
-    """'flow' [B G G C] and 'areas' [B 4 2] as centred, arranged areas [B V S S C]; V 2: of the mirrored clip too."""
+    """'flow' [B G G C] and 'areas' [B 4 2] as tokens of the centred areas [B V h w p²·C]; V 2: mirrored ones too."""
     options, maps, centres = net.options, inputs["flow"].float(), inputs["areas"].float()
     both = [(maps, centres)]
     if options.mirror:
@@ -27,14 +29,14 @@ def tiles(net: MapNet, inputs: Inputs) -> Tensor:
 
 
 def _arranged(net: MapNet, maps: Tensor, centres: Tensor) -> Tensor:
-    """[B S S C]"""
+    """[B h w p²·C]"""
     centres = areas.rescale(centres, net.options.grid, net.grid)
     first = areas.corners(centres, net.grid, net.side, net.options.release)
-    return areas.arrange(net.scaling.centre(maps), first, net.side)
+    return tokens(areas.arrange(net.scaling.centre(maps), first, net.side), net.hierarchy.shape.patch)
 
 
 class TileNet(Head):
-    """A `MapNet` that reads 'tiles' float32 [B V S S C] (`tiles`); the first of V is what it sees."""
+    """A `MapNet` that reads 'tiles' float32 [B V h w p²·C] (`tiles`); the first of V is what it sees."""
 
     def __init__(self, net: MapNet):
         super().__init__()
@@ -49,7 +51,7 @@ class TileNet(Head):
         return self.scaled, self.hierarchy
 
     def scaled(self, inputs: Inputs) -> Tensor:
-        """[B S S C]"""
+        """[B h w p²·C]"""
         return self.standardise(inputs["tiles"][:, 0])
 
     def fit(self, portion: Portion) -> None:
@@ -57,10 +59,9 @@ class TileNet(Head):
         portion.require_training("statistics of HTNet's tiles")
         self.standardise.fit(portion.inputs["tiles"][:, 0])
 
-    def augment(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
-        """Some clips mirrored, as the option says."""
+    def training_batch(self, inputs: Inputs, rows: Tensor, generator: torch.Generator) -> Inputs:
+        """The clips at rows, some mirrored as the option says; of each only the one that is seen is read."""
         if not self.mirror:
-            return inputs
-        found = inputs["tiles"]
-        chosen = chance(len(found), self.mirror, generator, found.device)
-        return {"tiles": torch.where(chosen[:, None, None, None], found[:, 1], found[:, 0])[:, None]}
+            return super().training_batch(inputs, rows, generator)
+        chosen = chance(len(rows), self.mirror, generator, rows.device)
+        return {"tiles": inputs["tiles"][rows, chosen.long()][:, None]}

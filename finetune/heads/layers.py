@@ -1,7 +1,8 @@
-"""Linear layer and LayerNorm in the order of operations that they have under torch.func.vmap.
+"""Linear layer and LayerNorm that are one network's, or those of several networks in one stack.
 
-PyTorch's own add the bias within the product and scale within the normalisation, but not where several networks are
-vectorised; here one network gets the same to the last bit, so that training alone and in a stack stay equal.
+Parameters with a leading axis [F ...] belong to F networks; their input has it too. Operations have the same order
+either way, so that training alone and in a stack stay equal; what can be done in place is, as a stack's tensors are
+larger than a core's cache.
 """
 
 from __future__ import annotations
@@ -14,14 +15,24 @@ class Linear(nn.Linear):
     """x·Wᵀ, then + b."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[... D] -> [... O]"""
-        rows = (x.flatten(0, -2) @ self.weight.mT).unflatten(0, x.shape[:-1])
-        return rows if self.bias is None else rows + self.bias
+        """[... D] -> [... O], or [F ... D] -> [F ... O]"""
+        first = self.weight.dim() - 2
+        rows = x.flatten(first, -2) @ self.weight.mT
+        if self.bias is not None:
+            rows += self.bias.unsqueeze(-2)
+        return rows if x.dim() == first + 2 else rows.unflatten(first, x.shape[first:-1])
 
 
 class LayerNorm(nn.LayerNorm):
     """Normalised, then scaled, then + b."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[... D] -> [... D]"""
-        return F.layer_norm(x, self.normalized_shape, eps=self.eps) * self.weight + self.bias
+        """[... D] -> [... D], or [F ... D] -> [F ... D]"""
+        rows = F.layer_norm(x, self.normalized_shape, eps=self.eps) * beside(self.weight, x)
+        rows += beside(self.bias, x)
+        return rows
+
+
+def beside(vector: Tensor, x: Tensor) -> Tensor:
+    """A parameter [D] or [F D] in the shape in which it meets x [... D]: [D] or [F 1 ... D]."""
+    return vector if vector.dim() == 1 else vector.unflatten(0, (-1, *[1] * (x.dim() - 2)))

@@ -11,7 +11,10 @@ from finetune.options.micron import Classifier
 
 
 class Standardise(nn.Module):
-    """(x - mean) / deviation per channel, with statistics set once from a fold's training features."""
+    """(x - mean) / deviation per channel, with statistics set once from a fold's training features.
+
+    Features may be of several cells, one's channels after the other's: [... k·F].
+    """
 
     mean: Tensor
     scale: Tensor
@@ -22,17 +25,19 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     def fit(self, features: Tensor) -> None:
-        """Statistics of training features [... F], over all leading axes. A constant channel becomes 0."""
-        flat = features.detach().reshape(-1, features.shape[-1]).double()
-        mean, deviation = flat.mean(0), flat.std(0, correction=0)
+        """Statistics of training features [... k·F], over all cells. A constant channel becomes 0."""
+        cells = features.detach().reshape(-1, len(self.mean)).double()  # [n F]
+        mean = cells.mean(0)
+        deviation = (cells - mean).square_().mean(0).sqrt()
         constant = deviation <= 1e-6 * mean.abs() + 1e-12
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(constant, torch.zeros_like(deviation), 1 / deviation))
         fitted.mark(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[... F] -> [... F]"""
-        return (x - self.mean) * self.scale
+        """[... k·F] -> [... k·F]"""
+        cells = x.shape[-1] // len(self.mean)
+        return (x - self.mean.repeat(cells)) * self.scale.repeat(cells)
 
 
 class AttentionPool(nn.Module):

@@ -1,8 +1,8 @@
 """3 × 3 convolution of small maps as matrix products, one per tap, of the cells alone that the tap reaches.
 
 On a map of 2 × 2 cells only 16 of the 36 products of cell and tap are not with padding, on 4 × 4 100 of 144. Maps and
-kernels may have a leading axis of several networks (torch.func.vmap): each then has kernels of its own, and gets to
-the last bit what it gets alone. Kernels that lie in memory as [3 3 O D] (`tap_first`) are multiplied as they are.
+kernels may have a leading axis of several networks: each then has kernels of its own, and gets to the last bit what
+it gets alone. Kernels that lie in memory as [3 3 O D] (`tap_first`) are multiplied as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SMALL = 64
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """Cross-correlation with padding 1, channels last: [B h w D], [O D 3 3] -> [B h w O]."""
+    """Cross-correlation with padding 1, channels last: [B h w D], [O D 3 3] -> [B h w O]; or all with [F ...]."""
     return Taps.apply(x, weight)  # type: ignore[no-any-return]
 
 
@@ -94,20 +94,12 @@ class Taps(torch.autograd.Function):
             return of_x[0], of_weight[0]
         return _backward(x, weight, gradient)
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, int | None], x: Tensor, weight: Tensor) -> tuple[Tensor, int]:
-        """Several networks: their axis first."""
-        both = [
-            value.movedim(place, 0) if place is not None else value.expand(info.batch_size, *value.shape)
-            for value, place in zip((x, weight), in_dims, strict=True)
-        ]
-        return Taps.apply(*both), 0
-
 
 def _backward(x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of [F B h w D] and [F O D 3 3] from that of [F B h w O]."""
     kernels = weight.permute(3, 4, 0, 1, 2)  # [3 3 F O D]
-    of_weight = torch.zeros_like(weight)  # laid out as the kernels are
+    made = torch.empty_like if min(x.shape[2:4]) > 1 else torch.zeros_like  # one row of cells: some taps reach none
+    of_weight = made(weight)  # laid out as the kernels are
     of_kernels = of_weight.permute(3, 4, 0, 1, 2)
     of_x = torch.empty(0)
     for row, column, to, of in _taps(*x.shape[2:4]):

@@ -42,7 +42,7 @@ class LosoConfig:
 
     root: str = ""
     """folder of flow maps (dataset flow-maps); random maps of MEGC2019's numbers if empty"""
-    folds: int = 16
+    folds: int = 32
     """folds to train, spread over all (0: all)"""
     together: int = 32
     """trainings at the same time"""
@@ -54,7 +54,7 @@ class LosoConfig:
     """width of HTNet's bottom level"""
     depths: tuple[int, ...] = (1, 1, 2)
     """HTNet's layers per level"""
-    repeats: int = 2
+    repeats: int = 3
     """times that every row is measured, in turn"""
     device: str = "auto"
     """auto, cpu or cuda"""

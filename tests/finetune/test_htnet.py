@@ -319,7 +319,7 @@ def test_centred_maps_made_ready_once_give_the_same_logits(mirror: float) -> Non
         standardise.mean.copy_(mean)
         standardise.scale.copy_(scale)
     assert torch.equal(net(ready), head(clips))
-    turned = net.augment(ready, torch.Generator().manual_seed(0))
+    turned = net.training_batch(ready, torch.arange(6), torch.Generator().manual_seed(0))
     mirrored = {"flow": htnet_areas.mirror_maps(clips["flow"]), "areas": htnet_areas.mirror_areas(clips["areas"], 28)}
     assert torch.equal(net(turned), head(mirrored if mirror else clips))
 

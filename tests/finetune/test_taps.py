@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, stack_module_state
 
 from finetune.heads.htnet_network import Hierarchy, Shape
 from finetune.heads.layers import LayerNorm, Linear
@@ -31,9 +31,8 @@ def test_taps_are_a_convolution_with_its_gradients(height: int, width: int, batc
 def test_several_networks_have_kernels_of_their_own() -> None:
     x, weight = torch.randn(3, 2, 4, 4, 5), torch.randn(3, 6, 5, 3, 3)
     for kernels in (weight, tap_last(tap_first(weight).contiguous())):
-        found = vmap(convolve)(x, kernels)
+        found = convolve(x, kernels)
         assert all(torch.allclose(found[i], convolve(x[i], weight[i]), atol=1e-5) for i in range(3))
-    assert torch.allclose(vmap(convolve, in_dims=(None, 0))(x[0], weight)[2], convolve(x[0], weight[2]), atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -50,12 +49,14 @@ def test_layers_are_torchs(bias: bool) -> None:
     assert torch.allclose(norm(x), other(x), atol=1e-6)
 
 
-def test_a_hierarchy_computes_alone_what_it_computes_in_a_stack() -> None:
-    shape = Shape(channels=3, size=28, patch=7, dim=16, heads=2, depths=(1, 1, 1), classes=3)
-    models = [Hierarchy(shape) for _ in range(3)]
+@pytest.mark.parametrize(("size", "patch"), [(28, 7), (24, 3), (48, 3)])  # one token in a block, several, large maps
+@pytest.mark.parametrize("position", ["vector", "scalar"])
+def test_a_hierarchy_computes_alone_what_it_computes_in_a_stack(size: int, patch: int, position: str) -> None:
+    shape = Shape(channels=3, size=size, patch=patch, dim=16, heads=2, depths=(1, 1, 1), classes=3)
+    models = [Hierarchy(shape, position=position) for _ in range(3)]
     parameters, _ = stack_module_state(models)  # type: ignore[arg-type]
-    x = torch.randn(3, 8, 28, 28, 3)
-    found = vmap(lambda p, given: functional_call(models[0], p, (given,)))(parameters, x)
+    x = torch.randn(3, 4, size, size, 3)
+    found = functional_call(models[0], parameters, (x,))
     found.sum().backward()
     for place, model in enumerate(models):
         alone = model(x[place])
