@@ -40,7 +40,7 @@ def run_folds(jobs: Sequence[Job], prepared: Prepared, config: FinetuneConfig, o
     small = prepared.head.fixed if prepared.backbone is None else config.backbone.mode == "frozen"
     cores = torch.get_num_threads()
     threads = one_thread() if small or size > 1 else contextlib.nullcontext()
-    with threads, Progress(len(jobs), "LOSO", "folds", done=sum(done), quiet=quiet) as progress:
+    with threads, Progress(len(jobs), config.protocol.kind, "folds", done=sum(done), quiet=quiet) as progress:
         for start in range(0, len(waiting), size):
             group = waiting[start : start + size]
             if size > 1:
@@ -52,7 +52,7 @@ def run_folds(jobs: Sequence[Job], prepared: Prepared, config: FinetuneConfig, o
                 ]
             for result in results:
                 stored.write_fold(out, result, prepared.digest)
-                progress.advance(subject=result.subject, seed=result.seed)
+            progress.advance(len(results), fold=results[-1].subject, seed=results[-1].seed)
 
 
 def model_maker(prepared: Prepared, config: FinetuneConfig) -> MakeModel:
