@@ -78,8 +78,9 @@ def fold_path(out: Path, subject: str, seed: int) -> Path:
 
 
 def write_fold(out: Path, result: FoldResult, digest: str) -> None:
-    """Write a fold's result atomically, with the digest of everything it depends on."""
-    write_json(fold_path(out, result.subject, result.seed), {"version": VERSION, "digest": digest, **asdict(result)})
+    """Write a fold's result atomically and durably, with the digest of everything it depends on."""
+    values = {"version": VERSION, "digest": digest, **asdict(result)}
+    write_json(fold_path(out, result.subject, result.seed), values, durable=True)
 
 
 def read_fold(out: Path, subject: str, seed: int, digest: str) -> FoldResult | None:

@@ -15,11 +15,12 @@ from shards.errors import FlickerError
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
+def atomic_path(path: Path, folder: Path | None = None, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends without an error.
 
     The folder is made where it is missing. On an error the temporary file is removed and `path` keeps
-    what it had. `folder`, on the same file system, takes the temporary file instead.
+    what it had. `folder`, on the same file system, takes the temporary file instead. `durable`: the file is on the
+    disk, not only in the system's memory, when this returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder or path.parent)
@@ -28,9 +29,22 @@ def atomic_path(path: Path, folder: Path | None = None) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        if durable:
+            _to_disk(temporary)
         temporary.replace(path)
+        if durable:
+            _to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:
@@ -40,15 +54,15 @@ def _umask() -> int:
     return mask
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path` atomically."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, durable: bool = False) -> None:
+    """Write `text` (UTF-8) to `path` atomically; `durable` as in `atomic_path`."""
+    with atomic_path(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON to `path` atomically, keys in their given order."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, durable: bool = False) -> None:
+    """Write `value` as indented JSON to `path` as `write_text` does, keys in their given order."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", durable)
 
 
 def read_json(path: Path, what: str = "file") -> Any:
