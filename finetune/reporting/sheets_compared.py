@@ -13,8 +13,12 @@ from finetune.reporting.tables_out import Sheet
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """A short name per run, numbered: 'A: micron, pretrained'."""
-    return [f"{label(place)}: {run.name}" for place, run in enumerate(runs)]
+    """A short name per run, numbered: 'A: micron, pretrained'; with its folder where several are called the same."""
+    plain = [run.name for run in runs]
+    return [
+        f"{label(place)}: {run.name}" + (f" ({run.results.out.name})" if plain.count(run.name) > 1 else "")
+        for place, run in enumerate(runs)
+    ]
 
 
 def label(place: int) -> str:

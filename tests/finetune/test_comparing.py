@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from finetune.fold import SELECTIONS
-from finetune.reporting import comparing, finished, predictions, report
+from finetune.reporting import comparing, finished, predictions, report, sheets_compared
 from finetune.reporting.tables_out import Sheet, latex, markdown
 from shards.errors import FlickerError
 from tests.finetune import made_runs
@@ -70,6 +70,11 @@ def test_runs_on_other_clips_are_listed_and_not_tested(runs: dict[str, Path], tm
     page = path.read_text(encoding="utf-8")
     assert "not tested: other clips (30 against 25, 5 of them in one run only)" in page
     assert "A: htnet, native" in page and "B: htnet, fewer" in page
+
+
+def test_runs_called_the_same_show_their_folders(runs: dict[str, Path]) -> None:
+    read = [finished.read(runs[name]) for name in ("plain", "better", "plain")]
+    assert sheets_compared.names(read) == ["A: htnet, native (plain)", "B: htnet, better", "C: htnet, native (plain)"]
 
 
 def test_the_four_files_agree(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -27,10 +27,11 @@ PAGE = r"""\documentclass{article}
 def test_the_tables_of_two_runs_compile(tmp_path: Path) -> None:
     datasets = ("casme2", "samm", "smic")
     runs = [
-        made_runs.run(tmp_path / f"{seed}", made_runs.folds(seed, datasets=datasets), dataset=name, config=CONFIG)
+        made_runs.run(tmp_path / name, made_runs.folds(seed, datasets=datasets), dataset="megc2019", config=CONFIG)
         for seed, name in enumerate(("50%_of & {all}", "CAS(ME)² ~ #2 $x^2$ × ± – ≥ \\end"))
     ]
     report.write_folders(runs, tmp_path / "out")
+    assert r"50\%\_of" in (tmp_path / "out" / "report.tex").read_text(encoding="utf-8")
     page = tmp_path / "out" / "page.tex"
     page.write_text(PAGE, encoding="utf-8")
     words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", page.name]
