@@ -19,10 +19,9 @@ from torch import Tensor
 
 from pretrain.architecture import ModelConfig, config_to_dict, resolve
 from pretrain.objective import Teacher
-from pretrain.saving import sync_folder
 from pretrain.weights import LATEST, save_encoder, save_model
 from shards.errors import FlickerError
-from shards.files import atomic_path, read_json, write_json, write_text
+from shards.files import atomic_path, read_json, to_disk, write_json, write_text
 
 TEACHER = "teacher.safetensors"
 NAMES = {"micron_bert": "Micron-BERT", "mae": "MAE", "mocov3": "MoCo v3", "beit": "BEiT-style prediction"}
@@ -69,7 +68,7 @@ def save(run: Path, session: Any, keep: int) -> Path:
     def complete() -> None:
         shutil.rmtree(root / tag, ignore_errors=True)
         (root / partial).rename(root / tag)
-        sync_folder(root)
+        to_disk(root)
         write_text(root / LATEST, tag)
         _publish(ready, run / "encoder")
         write_model_card(run, state, model)

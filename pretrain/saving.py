@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from shards.errors import FlickerError
+from shards.files import to_disk
 
 Agree = Callable[[bool], bool]
 """Whether every rank says yes; called by every rank's thread in the same order."""
@@ -149,13 +150,4 @@ def write_files(files: Iterable[tuple[Any, Path]]) -> None:
             os.fsync(file.fileno())
         folders.add(path.parent)
     for folder in folders:
-        sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have a folder's entries on the disk, so that a power cut after it cannot lose a file or a new name."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        to_disk(folder)

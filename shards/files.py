@@ -30,16 +30,16 @@ def atomic_path(path: Path, folder: Path | None = None, durable: bool = False) -
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         if durable:
-            _to_disk(temporary)
+            to_disk(temporary)
         temporary.replace(path)
         if durable:
-            _to_disk(path.parent)
+            to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _to_disk(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
+def to_disk(path: Path) -> None:
+    """Have a file's content, or a folder's entries, on the disk: a power cut then loses no file and no new name."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

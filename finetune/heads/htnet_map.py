@@ -50,9 +50,13 @@ class MapNet(Head):
 
     def arranged(self, inputs: Inputs) -> Tensor:
         """The four areas of the scaled map, put together: [B 4·block 4·block C]."""
-        centres = areas.rescale(inputs["areas"].float(), self.options.grid, self.grid)
+        return self.cut(self.scaling(inputs[self.name].float()), inputs["areas"].float())
+
+    def cut(self, maps: Tensor, centres: Tensor) -> Tensor:
+        """The areas around `centres` [B 4 2] of maps [B G G C], put together: [B 4·block 4·block C]."""
+        centres = areas.rescale(centres, self.options.grid, self.grid)
         first = areas.corners(centres, self.grid, self.side, self.options.release)
-        return areas.arrange(self.scaling(inputs[self.name].float()), first, self.side)
+        return areas.arrange(maps, first, self.side)
 
     def fit(self, portion: Portion) -> None:
         """Set the map's statistics from training clips. Raises LeakError for any other portion."""

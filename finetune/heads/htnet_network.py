@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -152,14 +153,13 @@ class Aggregation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[.. B h w D] -> [.. B h/2 w/2 2D] (rounded up)"""
-        weight, bias = self.convolution.weight, self.convolution.bias
+        weight, bias = self.convolution.weight, cast("Tensor", self.convolution.bias)
         if x.shape[-3] * x.shape[-2] <= SMALL:
             made = convolve(x, weight)
         else:
             across = partial(F.conv2d, padding=1)
             made = (across if weight.dim() == 4 else vmap(across))(x.movedim(-1, -3), weight).movedim(-3, -1)
-        made = self.norm(made + beside(bias, made)) if bias is not None else self.norm(made)
-        maps = made.flatten(0, -4).permute(0, 3, 1, 2)
+        maps = self.norm(made + beside(bias, made)).flatten(0, -4).permute(0, 3, 1, 2)
         pooled = F.max_pool2d(maps, 3, stride=2, padding=1).permute(0, 2, 3, 1)
         return pooled.unflatten(0, x.shape[:-3])
 

@@ -25,14 +25,8 @@ def tiles(net: MapNet, inputs: Inputs) -> Tensor:
     both = [(maps, centres)]
     if options.mirror:
         both.append((areas.mirror_maps(maps), areas.mirror_areas(centres, options.grid)))
-    return torch.stack([_arranged(net, *one) for one in both], dim=1)
-
-
-def _arranged(net: MapNet, maps: Tensor, centres: Tensor) -> Tensor:
-    """[B h w p²·C]"""
-    centres = areas.rescale(centres, net.options.grid, net.grid)
-    first = areas.corners(centres, net.grid, net.side, net.options.release)
-    return tokens(areas.arrange(net.scaling.centre(maps), first, net.side), net.hierarchy.shape.patch)
+    cut = [net.cut(net.scaling.centre(maps), centres) for maps, centres in both]
+    return tokens(torch.stack(cut, dim=1), net.hierarchy.shape.patch)
 
 
 class TileNet(Head):
